@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from safetensors.numpy import save_file
 
+from mechprobe.cache.config import StoreDtype
 from mechprobe.cache.store.activation_store import ActivationStore
-from mechprobe.cache.store.dtypes import STORED_AS
+from mechprobe.cache.store.dtypes import STORED_AS, to_stored
 from mechprobe.cache.store.shards import INDEX, write_shard
 from mechprobe.cache.store.token_file import TOKENS, write_tokens
 from mechprobe.data.stream import build_stream
@@ -25,13 +26,13 @@ _SEQUENCE = 64
 _CHUNK = 8192
 
 
-def build_store(folder: Path, n_rows: int, d_model: int) -> ActivationStore:
-    """Write a bfloat16 store of three models with about ``n_rows`` rows; the models have different numbers."""
+def build_store(folder: Path, n_rows: int, d_model: int, dtype: StoreDtype = "bfloat16") -> ActivationStore:
+    """Write a store of three models with about ``n_rows`` rows; the models have different numbers."""
     ids = tuple(range(1, _SEQUENCE + 1))
     sequences = [TokenSequence(f"s{i}", f"s{i}", None, None, ids, ()) for i in range(n_rows // _SEQUENCE)]
     stream = build_stream(sequences, special_ids=[0], tokenizer_fingerprint="t", held_out_frac=0.05)
     fingerprints = dict.fromkeys(MODELS, "f")
-    config = {"sites": [SITE], "dtype": "bfloat16"}
+    config = {"sites": [SITE], "dtype": dtype}
     with Stage.open(folder, name="cache", config=config, models=fingerprints) as stage:
         write_tokens(folder, stream)
         for number, name in enumerate(MODELS):
@@ -40,8 +41,8 @@ def build_store(folder: Path, n_rows: int, d_model: int) -> ActivationStore:
             records = []
             for shard in stream.shards:
                 block = rng.standard_normal(size=(len(shard.rows), d_model), dtype=np.float32)
-                stored = torch.from_numpy(block).bfloat16().view(torch.uint16).numpy()
-                written = write_shard(folder / name, shard, {SITE: stored}, model=name, dtype="bfloat16", stream=stream)
+                stored = to_stored(torch.from_numpy(block), dtype)
+                written = write_shard(folder / name, shard, {SITE: stored}, model=name, dtype=dtype, stream=stream)
                 records.append(written)
             index = {"fingerprint": "f", "d_model": d_model, "stream": stream.hash}
             write_json(folder / name / INDEX, {**index, "shards": [asdict(record) for record in records]})

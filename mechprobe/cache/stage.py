@@ -16,16 +16,25 @@ import numpy as np
 
 from mechprobe.cache.config import CacheConfig, StoreSubset
 from mechprobe.cache.harvest.collect import collect_shards
-from mechprobe.cache.harvest.plan import CacheWork, plan_rows
+from mechprobe.cache.harvest.plan import CacheWork, ShardWork, plan_rows
 from mechprobe.cache.harvest.ranks import Ranks
-from mechprobe.cache.harvest.responses import all_responded, response_files, stream_of, write_responses
+from mechprobe.cache.harvest.responses import (
+    Responses,
+    all_responded,
+    read_questions,
+    remove_questions,
+    response_files,
+    stream_of,
+    write_questions,
+    write_responses,
+)
 from mechprobe.cache.result import CacheCounts
 from mechprobe.cache.store.activation_store import ActivationStore
 from mechprobe.cache.store.disk import sole_writer, translate_disk_errors, write_hdf5
 from mechprobe.cache.store.dtypes import STORED_AS, row_width
 from mechprobe.cache.store.norms import DROPPED, NormFiles
 from mechprobe.cache.store.shards import INDEX, ShardHeader, ShardRecord, finished_shard, map_rows, shard_file
-from mechprobe.cache.store.token_file import TOKENS, WHOLE_STREAM, subset_of, write_tokens
+from mechprobe.cache.store.token_file import TOKENS, WHOLE_STREAM, read_tokens, subset_of, write_tokens
 from mechprobe.data.sources import PromptInput
 from mechprobe.data.stream import TokenStream
 from mechprobe.errors import ArtifactError, StoreError
@@ -81,13 +90,14 @@ def cache_activations(
         >>> store = cache_activations(family, "prompts.jsonl", ["resid_post.1"], "cache")  # doctest: +SKIP
     """
     ranks = ranks or Ranks()
-    with ranks.agreeing():
-        work = CacheWork.of(family, prompts, sites, out, config, kept)
+    with ranks.agreeing():  # only the first process reads and tokenizes the prompts
+        first = CacheWork.of(family, prompts, sites, out, config, kept) if ranks.is_first else None
+        work = first or ShardWork.checked(family, sites, out, config)
     with ExitStack() as entered, translate_disk_errors(work.out):
         stage: Stage | None = None
         with ranks.agreeing(), translate_disk_errors(work.out):
-            if ranks.is_first:
-                stage = entered.enter_context(_open_stage(work, force=force))
+            if first is not None:
+                stage = entered.enter_context(_open_stage(first, force=force))
         if not ranks.gather(stage is not None and stage.done)[0]:
             _make(work, stage, ranks)
     return ActivationStore.open(work.out, models=family.names)
@@ -110,42 +120,63 @@ def _open_stage(work: CacheWork, *, force: bool) -> Iterator[Stage]:
         yield stage
 
 
-def _make(work: CacheWork, stage: Stage | None, ranks: Ranks) -> None:
-    """Make the store, from the responses to the manifest. Only the first process has a ``stage``."""
-    whole = _whole_stream(work, ranks)
-    stream = whole if work.kept is None else subset_of(whole, work.kept, work.config.shard_rows)
+def _make(work: ShardWork, stage: Stage | None, ranks: Ranks) -> None:
+    """Make the store, from the responses to the manifest. Only the first process has a ``stage`` and a `CacheWork`."""
+    responses = _responses(work, ranks)
+    made: tuple[TokenStream, TokenStream] | None = None
     with ranks.agreeing(), translate_disk_errors(work.out):
-        # The exact number of rows is known only now.
-        plan_rows(work.family, work.prepared, work.out, stream.n_rows, stream.n_rows).require_space()
-        if ranks.is_first:
-            write_tokens(work.out, stream)
-            if work.kept is not None:
-                write_tokens(work.out, whole, WHOLE_STREAM)
+        if isinstance(work, CacheWork):
+            made = _write_streams(work, responses)
+    known = ranks.gather(None if made is None else made[0].hash)[0]
+    what = f"the tokens of the first process in {work.out}"
+    stream = made[0] if made else _wait_for(lambda: _written_stream(work.out, known), what)
     collect_shards(work, stream, ranks)
     ranks.wait()
     with ranks.agreeing(), translate_disk_errors(work.out):
-        if stage is not None:
-            _finish(work, stage, stream, whole)
+        if isinstance(work, CacheWork) and stage is not None and made is not None:
+            _finish(work, stage, *made)
 
 
-def _whole_stream(work: CacheWork, ranks: Ranks) -> TokenStream:
-    """The token stream, once every process has written its responses."""
-    prepared = work.prepared
-    responses = write_responses(work.family, prepared, work.out, ranks)
-    if ranks.count > 1:
-        ranks.wait()
-        no_rank = Ranks(ranks.count, ranks.count + 1)  # reads chunks of responses and writes none
+def _responses(work: ShardWork, ranks: Ranks) -> Responses:
+    """Write the responses of this process. The first process returns those of all, once they are written."""
+    questions = work.prepared.questions if isinstance(work, CacheWork) else None
+    if not ranks.gather(len(questions or ()))[0]:
+        return {}
+    with ranks.agreeing(), translate_disk_errors(work.out):
+        if questions is not None and ranks.count > 1:
+            write_questions(work.out, questions)
+    if questions is None:
+        questions = _wait_for(lambda: read_questions(work.out, work.config), f"the prompts in {work.out}")
+    responses = write_responses(work.family, questions, work.out, ranks)
+    if ranks.count == 1:
+        return responses
+    ranks.wait()
+    no_rank = Ranks(ranks.count, ranks.count + 1)  # reads chunks of responses and writes none
 
-        def complete() -> dict | None:
-            found = write_responses(work.family, prepared, work.out, no_rank)
-            return found if all_responded(prepared, found) else None
+    def complete() -> Responses | None:
+        found = write_responses(work.family, questions, work.out, no_rank)
+        return found if all_responded(questions, found) else None
 
-        responses = _wait_for(complete, f"the responses of the other processes in {work.out}")
+    return _wait_for(complete, f"the responses of the other processes in {work.out}") if ranks.is_first else {}
+
+
+def _write_streams(work: CacheWork, responses: Responses) -> tuple[TokenStream, TokenStream]:
+    """The token stream that is stored and the whole one, which differ where a subset is kept; both are written."""
     with activity("dividing the tokens into shards"):
-        stream = stream_of(prepared, responses)
-    if len(set(ranks.gather(stream.hash))) > 1:
-        raise StoreError(f"The processes have different tokens; give all of them one shared {work.out}.")
-    return stream
+        whole = stream_of(work.prepared, responses)
+    stream = whole if work.kept is None else subset_of(whole, work.kept, work.config.shard_rows)
+    # The exact number of rows is known only now.
+    plan_rows(work.family, work.prepared, work.out, stream.n_rows, stream.n_rows).require_space()
+    write_tokens(work.out, stream)
+    if work.kept is not None:
+        write_tokens(work.out, whole, WHOLE_STREAM)
+    return stream, whole
+
+
+def _written_stream(folder: Path, known: str | None) -> TokenStream | None:
+    """The token stream of the first process, mapped from its file; None as long as that file is not visible."""
+    stream = read_tokens(folder) if (folder / TOKENS).is_file() else None
+    return stream if stream is not None and stream.hash == known else None
 
 
 def _wait_for(look: Callable[[], T | None], what: str) -> T:
@@ -177,6 +208,7 @@ def _finish(work: CacheWork, stage: Stage, stream: TokenStream, whole: TokenStre
     files = _norm_files(work, stream)
     with activity("measuring norms"):
         norms, dropped = files.measure(work.family.tokenizer, work.config.drop_norm_above)
+    remove_questions(work.out)
     files.remove()  # a finished store has none; a run that is killed here measures the shards again
     if work.config.drop_norm_above is not None:
         write_hdf5(work.out / DROPPED, {"row": np.flatnonzero(dropped)}, {})

@@ -64,7 +64,7 @@ class TokenStream:
         tokenizer_fingerprint: sha256 of the tokenizer that produced the ids.
     """
 
-    sequences: tuple[TokenSequence, ...]
+    sequences: Sequence[TokenSequence]
     rows: TokenRows
     row_start: Int[np.ndarray, " n_samples_plus_1"]
     shards: tuple[ShardRange, ...]

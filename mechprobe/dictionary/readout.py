@@ -26,6 +26,7 @@ from torch import Tensor
 from mechprobe.errors import ConfigError, InputError
 from mechprobe.types import ReadoutMode
 from sae_training import Crosscoder
+from sae_training.variants import ActivationVariant
 
 
 @dataclass(frozen=True)
@@ -200,8 +201,7 @@ class FoldedEncoder:
             width = len(weights) // len(sources)
             flat = [self._readout.residual(x, source).reshape(-1, width).to(weights) for source in sources]
             hidden_pre = torch.addmm(hidden_pre, flat[0] if len(flat) == 1 else torch.cat(flat, dim=1), weights)
-        acts = torch.relu_(hidden_pre)
-        acts = acts * self._variant.inference_mask(acts * self._norm, k=self._k, threshold=self._threshold)
+        acts = _activated_(self._variant, hidden_pre, self._norm, k=self._k, threshold=self._threshold)
         return acts if self._picked is None else acts[:, self._picked]
 
 
@@ -215,6 +215,7 @@ class AllReadouts:
         self.crosscoder = crosscoder
         self.decoder: Float[Tensor, "d_sae model d_model"] = crosscoder.W_dec.detach().double()
         self.scale: Float[Tensor, " model"] = model_scale(crosscoder).double()
+        self._norm = crosscoder.feature_norm().detach()
         names, joint = crosscoder.model_names, Readout("joint")
         self.same_as_joint = [readout.slots(crosscoder, name) == joint.slots(crosscoder, name) for name in names]
         self._encoders = [
@@ -226,11 +227,25 @@ class AllReadouts:
     def encode(self, x: Float[Tensor, "batch model d_model"]) -> list[Float[Tensor, "batch d_sae"]]:
         """Activations by the joint read-out, then by each model's own; equal read-outs give the same tensor."""
         crosscoder = self.crosscoder
-        joint = crosscoder.encode(x)
+        joint = _activated_(
+            crosscoder.variant,
+            crosscoder.hidden_pre(x),
+            self._norm,
+            k=crosscoder.config.k,
+            threshold=crosscoder.threshold,
+        )
         dtype = crosscoder.encoder.dtype
         scaled = (x.to(dtype) / self.scale.to(dtype)[:, None]).transpose(0, 1).contiguous()
         by_name = dict(zip(crosscoder.model_names, scaled, strict=True))
         return [joint, *(joint if encoder is None else encoder(by_name) for encoder in self._encoders)]
+
+
+def _activated_(
+    variant: ActivationVariant, hidden_pre: Tensor, norm: Tensor, *, k: int, threshold: Tensor
+) -> Float[Tensor, "row feature"]:
+    """What `Crosscoder.activate` gives, in place and with a norm that is computed once."""
+    acts = torch.relu_(hidden_pre)
+    return acts.mul_(variant.inference_mask(acts * norm, k=k, threshold=threshold))
 
 
 _Products = list[tuple[tuple[str, ...], Float[Tensor, "inputs feature"]]]

@@ -60,7 +60,9 @@ def train_crosscoder(
     with Stage.open(out, name="train-sae", config=settings, inputs=inputs, models=models, force=force) as stage:
         if stage.done:
             return Crosscoder.load(out, device=device)
-        batches = SiteBatches(store, sites, train_config.batch_size, train_config.seed, pool_rows=pool_rows)
+        batches = SiteBatches(
+            store, sites, train_config.batch_size, train_config.seed, pool_rows=pool_rows, device=device
+        )
         crosscoder = Crosscoder(config).to(device)
         if config.reads == "activations":  # the scale of a difference is measured on the first batches
             crosscoder.set_scale(torch.stack([store.scale(each) for each in sites], dim=1).flatten().to(device))
@@ -136,7 +138,7 @@ def held_out_metrics(store: RowSource, crosscoder: Crosscoder, site: Site | str 
     if not bool(store.in_split("held_out").any()):
         return None
     sites = _sites(store, crosscoder.config, site)
-    batches = SiteBatches(store, sites, _EVALUATION_ROWS, 0, split="held_out", epochs=1)
+    batches = SiteBatches(store, sites, _EVALUATION_ROWS, 0, split="held_out", epochs=1, device=crosscoder.device)
     return evaluate(crosscoder, batches, far_norms=store.far_norms(sites))
 
 

@@ -15,7 +15,9 @@ from benchmarks import tables
 from benchmarks.gpu_check import carry, driver, family, kernels, lab, models, plan
 from benchmarks.gpu_check.__main__ import options
 from benchmarks.gpu_check.record import Record, relative_error
+from benchmarks.random_store import build_store
 from benchmarks.waits import count_waits
+from mechprobe.cache.config import StoreDtype
 from mechprobe.cache.store.dtypes import start_storing, to_stored
 from mechprobe.errors import StoreError
 from mechprobe.models.load import LanguageModel
@@ -247,3 +249,15 @@ def test_rows_that_a_card_sends_are_those_of_the_plain_path() -> None:
     for dtype in ("float32", "int8"):
         with pytest.raises(StoreError, match="not finite"):
             start_storing(values, dtype)()  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int8", "e4m3"])
+def test_batches_that_a_card_gets_are_those_of_the_host(tmp_path: Path, dtype: StoreDtype) -> None:
+    store = build_store(tmp_path, 4096, 24, dtype)
+    on_host = store.batches(300, 1, epochs=2, pool_rows=1000)
+    on_card = store.batches(300, 1, epochs=2, pool_rows=1000).to("cuda")
+    for one, other in zip(on_host, on_card, strict=True):
+        assert other.device.type == "cuda"
+        assert torch.equal(one, other.cpu())

@@ -98,6 +98,7 @@ def test_the_seed_permutes_and_the_hash_shows_every_change() -> None:
     frac=st.floats(0.01, 0.9),
     seed=st.integers(0, 9),
 )
+@settings(deadline=None)
 def test_prompts_that_say_the_same_are_held_out_together(prompts: list[str], frac: float, seed: int) -> None:
     sequences = [replace(sequence(f"s{i}"), contents=(text,)) for i, text in enumerate(prompts)]
     stream = stream_of(sequences, held_out_frac=frac, seed=seed)

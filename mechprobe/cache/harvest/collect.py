@@ -3,15 +3,16 @@
 from functools import partial
 
 from mechprobe.cache.harvest.forward_batches import ModelReader, choose_reader, collect_shard
-from mechprobe.cache.harvest.plan import CacheWork
+from mechprobe.cache.harvest.plan import ShardWork
 from mechprobe.cache.harvest.ranks import Ranks
+from mechprobe.cache.store.background import Background
 from mechprobe.cache.store.shards import finished_shard, write_shard
 from mechprobe.data.stream import ShardRange, TokenStream
 from mechprobe.models.load import LanguageModel
 from mechprobe.progress import Advance, Meter, activity, progress
 
 
-def collect_shards(work: CacheWork, stream: TokenStream, ranks: Ranks) -> int:
+def collect_shards(work: ShardWork, stream: TokenStream, ranks: Ranks) -> int:
     """Write the missing shards of every model that belong to this process; returns how many were written.
 
     Raises:
@@ -19,9 +20,12 @@ def collect_shards(work: CacheWork, stream: TokenStream, ranks: Ranks) -> int:
     """
     n_rows = sum(len(shard.rows) for shard in stream.shards if ranks.owns(shard.index))
     n_made = 0
-    with progress(n_rows * len(work.family), "caching", unit="tokens", quiet=not ranks.is_first) as advance:
+    with (
+        progress(n_rows * len(work.family), "caching", unit="tokens", quiet=not ranks.is_first) as advance,
+        Background("writer") as writer,  # at most one shard is written while the models make the next
+    ):
         for model in work.family:
-            n_made += _ModelCollector(model, work, stream).run(ranks, advance)
+            n_made += _ModelCollector(model, work, stream, writer).run(ranks, advance)
             if work.config.models_in_memory == "one":
                 model.release()
     return n_made
@@ -30,8 +34,8 @@ def collect_shards(work: CacheWork, stream: TokenStream, ranks: Ranks) -> int:
 class _ModelCollector:
     """Writes the shards of one model."""
 
-    def __init__(self, model: LanguageModel, work: CacheWork, stream: TokenStream) -> None:
-        self.model, self.work, self.stream = model, work, stream
+    def __init__(self, model: LanguageModel, work: ShardWork, stream: TokenStream, writer: Background) -> None:
+        self.model, self.work, self.stream, self.writer = model, work, stream, writer
         self.folder = work.out / model.name
         self._reader: ModelReader | None = None
 
@@ -57,8 +61,9 @@ class _ModelCollector:
                 self._reader = choose_reader(self.model, stream, sites, config)
         reader = self._reader
         arrays = collect_shard(self.model, stream, shard, sites, config, reader.residuals, advance)
-        with activity("writing a shard"):
-            write_shard(
+        with activity("waiting for the shard before, which is being written"):
+            self.writer.submit(
+                write_shard,
                 self.folder,
                 shard,
                 arrays,

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechprobe.cache.config import CacheConfig, StoreDtype
+from mechprobe.cache.store.background import Background
 from mechprobe.cache.store.dtypes import STORED_AS, row_width, start_storing, to_stored
 from mechprobe.data.stream import ShardRange, TokenStream
 from mechprobe.errors import DependencyError, ModelError, StoreError
@@ -31,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 N_COMPARED = 4
 """Number of forward batches on which both readers are compared."""
+
+_BATCHES_AHEAD = 2
+"""Most forward batches whose rows are not stored yet, so that a GPU has a batch to compute while the host stores another."""
 
 ReaderKind = Literal["bridge", "plain"]
 
@@ -113,28 +117,25 @@ def collect_shard(
     """
     shape = (len(shard.rows), row_width(config.dtype, model.d_model))
     stored = {site: np.empty(shape, dtype=STORED_AS[config.dtype]) for site in sites}
-    started: list[tuple[ForwardBatch, Site, Tensor, Callable[[], np.ndarray]]] = []
 
-    def finish() -> None:
-        for batch, site, kept, ended in started:
+    def store(batch: ForwardBatch, copies: dict[Site, tuple[Tensor, Callable[[], np.ndarray]]]) -> None:
+        for site, (kept, ended) in copies.items():
             try:
                 stored[site][batch.rows] = ended()
             except StoreError:
                 raise _named(kept, batch, stream, config.dtype, f"Model {model.name}, {site}") from None
-        started.clear()
 
-    # A GPU computes one batch while the host stores the batch before it, so nothing here may wait for the device.
-    for batch in batches_of(stream, shard, config.batch_tokens, model.pad_id):
-        resid = residuals(model, batch.ids.to(model.input_device, non_blocking=True), batch.mask, sites)
-        copies = []
-        for site in sites:
-            values = resid.pop(site).flatten(0, 1)
-            kept = values.index_select(0, batch.taken.to(values.device, non_blocking=True))
-            copies.append((batch, site, kept, start_storing(kept, config.dtype)))
-        finish()
-        started += copies
-        advance(len(batch.rows))
-    finish()
+    # This thread only starts work on a GPU, and never waits for its results: another thread does, and stores them.
+    with Background("rows", ahead=_BATCHES_AHEAD) as storing:
+        for batch in batches_of(stream, shard, config.batch_tokens, model.pad_id):
+            resid = residuals(model, batch.ids.to(model.input_device, non_blocking=True), batch.mask, sites)
+            copies = {}
+            for site in sites:
+                values = resid.pop(site).flatten(0, 1)
+                kept = values.index_select(0, batch.taken.to(values.device, non_blocking=True))
+                copies[site] = kept, start_storing(kept, config.dtype)
+            storing.submit(store, batch, copies)
+            advance(len(batch.rows))
     return {str(site): array for site, array in stored.items()}
 
 

@@ -8,11 +8,12 @@ weights, byte for byte on a CPU. Later stages use a small store with a subset of
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -27,6 +28,7 @@ from mechprobe.cache.store.token_file import WHOLE_STREAM, read_tokens
 from mechprobe.data.stream import TokenStream
 from mechprobe.errors import ArtifactError
 from mechprobe.models.family import ModelFamily
+from mechprobe.models.load import LanguageModel
 from mechprobe.progress import progress
 from mechprobe.types import Site
 
@@ -56,6 +58,7 @@ class LiveActivations(RowSource):
         known = kept.manifest["config"]
         self._config = CacheConfig(**{name: known[name] for name in CacheConfig.model_fields if name in known})
         self._all_in_memory = all_in_memory
+        self._streams: dict[torch.device, torch.cuda.Stream] = {}
         self.ring = Ring(ring[0], self, int(ring[1] * 1e9), ahead=1 if all_in_memory else None) if ring else None
         self.mode: Literal["cache", "stream", "ring"] = "ring" if ring else "stream"
 
@@ -149,9 +152,22 @@ class LiveActivations(RowSource):
         plain = self._kept.shards_of(model)[0].forward.get("reader") == "plain"
         residuals, shard = ModelReader("plain" if plain else "bridge").residuals, self.stream.shards[index]
         running, sites = self.family[model], [session.site]
-        with progress(len(shard.rows), f"running {model}", unit="tokens", inner=True) as advance:
+        with (
+            progress(len(shard.rows), f"running {model}", unit="tokens", inner=True) as advance,
+            self._own_stream(running),
+        ):
             arrays = collect_shard(running, self.stream, shard, sites, self._config, residuals, advance)
         return arrays[str(session.site)]
+
+    def _own_stream(self, model: LanguageModel) -> AbstractContextManager[object]:
+        """On a GPU, the models compute in a CUDA stream of their own: they would wait for all training steps that are queued."""
+        device = torch.device(model.device)
+        if device.type != "cuda" or model.device_map is not None:
+            return nullcontext()
+        if device not in self._streams:
+            self._streams[device] = torch.cuda.Stream(device)
+            self._streams[device].wait_stream(torch.cuda.default_stream(device))  # weights that are loaded already
+        return torch.cuda.stream(self._streams[device])
 
     def release(self, model: str) -> None:
         """Release the weights of a model, unless all models stay in memory."""

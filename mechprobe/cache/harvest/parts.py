@@ -48,8 +48,9 @@ def cache_part(
     with translate_disk_errors(work.out), _entered(work) as stage:
         if stage.done:
             return PartResult(0, 0, f"{work.out} is finished.")
-        responses = write_responses(family, work.prepared, work.out, part)
-        if not all_responded(work.prepared, responses):
+        questions = work.prepared.questions
+        responses = write_responses(family, questions, work.out, part)
+        if not all_responded(questions, responses):
             return PartResult(0, 0, _AGAIN)
         stream = stream_of(work.prepared, responses)
         n_made = collect_shards(work, stream, part)

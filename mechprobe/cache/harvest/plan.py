@@ -16,24 +16,46 @@ from mechprobe.types import Site
 
 
 @dataclass(frozen=True)
-class CacheWork:
-    """The work of one store, a pure function of family, prompts and settings.
+class ShardWork:
+    """What a process needs to write shards, once the token stream is known.
 
     Attributes:
         family: The models.
-        prepared: The tokenized prompts.
         sites: Sites, shallow to deep.
         config: The settings.
         out: Folder of the store.
+    """
+
+    family: ModelFamily
+    sites: tuple[Site, ...]
+    config: CacheConfig
+    out: Path
+
+    @classmethod
+    def checked(
+        cls, family: ModelFamily, sites: Sequence[Site | str] | None, out: Path | str, config: CacheConfig | None
+    ) -> "ShardWork":
+        """Check models and sites; raises `SiteError` or `ModelError`."""
+        config = config or CacheConfig()
+        if sites is not None:
+            config = config.replace(sites=tuple(str(site) for site in sites))
+        checked = checked_sites(family, config)
+        for model in family:
+            model.require_residual()
+        return cls(family, tuple(checked), config, Path(out))
+
+
+@dataclass(frozen=True)
+class CacheWork(ShardWork):
+    """The work of one store, a pure function of family, prompts and settings.
+
+    Attributes:
+        prepared: The tokenized prompts.
         identity: Everything that the bytes of the store depend on, except the weights.
         kept: How much is kept on disk; None keeps all.
     """
 
-    family: ModelFamily
     prepared: PreparedPrompts
-    sites: tuple[Site, ...]
-    config: CacheConfig
-    out: Path
     identity: dict[str, object]
     kept: StoreSubset | None = None
 
@@ -53,24 +75,19 @@ class CacheWork:
             InputError, SiteError, ModelError: An argument cannot be used.
             StoreError: The disk is too small.
         """
-        config = config or CacheConfig()
-        if sites is not None:
-            config = config.replace(sites=tuple(str(site) for site in sites))
-        if kept is not None and config.drop_norm_above is not None:
+        if kept is not None and config is not None and config.drop_norm_above is not None:
             raise ConfigError(
                 "cache.drop_norm_above needs the norms of all rows, which train_sae.mode 'stream' and 'ring' do not keep; "
                 "set cache.drop_first_positions, or train with mode 'cache'."
             )
-        checked = checked_sites(family, config)
-        items = as_prompts(prompts)
-        for model in family:
-            model.require_residual()
+        shards = ShardWork.checked(family, sites, out, config)
+        config, items = shards.config, as_prompts(prompts)
         prepared = prepare_prompts(family, items, config)
         if kept is None:
             plan_of(family, prepared, Path(out)).require_space()
         identity = {
             **config.identity(),
-            "sites": [str(site) for site in checked],
+            "sites": [str(site) for site in shards.sites],
             "prompts": hash_of(items),
             "tokenizer": family.tokenizer_fingerprint,
             **prepared.identity,
@@ -79,7 +96,7 @@ class CacheWork:
         }
         if kept is not None:
             identity["kept"] = kept.model_dump(mode="json")
-        return cls(family, prepared, tuple(checked), config, Path(out), identity, kept)
+        return cls(family, shards.sites, config, shards.out, prepared, identity, kept)
 
 
 def plan_cache(family: ModelFamily, prompts: PromptInput, out: Path | str, config: CacheConfig) -> CachePlan:

@@ -22,6 +22,22 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Questions:
+    """The prompts that models respond to.
+
+    Attributes:
+        config: The settings.
+        prompt_ids: Token ids of each prompt.
+    """
+
+    config: CacheConfig
+    prompt_ids: Sequence[tuple[int, ...]]
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids)
+
+
+@dataclass(frozen=True)
 class PreparedPrompts:
     """Prompts that were drawn and tokenized, before any model responds.
 
@@ -58,6 +74,11 @@ class PreparedPrompts:
         if not self.config.responses:
             return []
         return [index for index, prompt in enumerate(self.prompts) if prompt.response is None]
+
+    @property
+    def questions(self) -> Questions:
+        """The prompts that models respond to."""
+        return Questions(self.config, [self.sequences[index].prompt_ids for index in self.unanswered])
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -5,8 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from mechprobe.cache.harvest.prompts import PreparedPrompts
+import numpy as np
+
+from mechprobe.cache.config import CacheConfig
+from mechprobe.cache.harvest.prompts import PreparedPrompts, Questions
 from mechprobe.cache.harvest.ranks import Ranks
+from mechprobe.cache.store.disk import reading_hdf5, write_hdf5
 from mechprobe.data.stream import TokenStream, build_stream
 from mechprobe.data.tokens import TokenSequence
 from mechprobe.errors import ArtifactError
@@ -21,11 +25,14 @@ CHUNK = 1024
 """Number of prompts whose responses are written together; an interrupted run resumes at the next chunk."""
 
 Responses = Mapping[str, Sequence[Generated]]
-"""Source (``model@temperature``) to its responses, in the order of `PreparedPrompts.unanswered`."""
+"""Source (``model@temperature``) to its responses, in the order of `Questions`."""
+
+_QUESTIONS = Path("responses") / "prompts.h5"
+"""Token ids of the prompts that models respond to, for processes that did not tokenize them; removed in the end."""
 
 
 def write_responses(
-    family: ModelFamily, prepared: PreparedPrompts, folder: Path, ranks: Ranks | None = None
+    family: ModelFamily, questions: Questions, folder: Path, ranks: Ranks | None = None
 ) -> dict[str, list[Generated]]:
     """Generate the responses of each model, one model in memory at a time; finished chunks on disk are reused.
 
@@ -33,12 +40,12 @@ def write_responses(
     processes writes its own chunks; chunks that other processes have not yet written are missing from the result.
     """
     ranks = ranks or Ranks()
-    unanswered, config = prepared.unanswered, prepared.config
+    config = questions.config
     responses: dict[str, list[Generated]] = {}
-    if not unanswered:
+    if not questions:
         return responses
-    chunks = [unanswered[start : start + CHUNK] for start in range(0, len(unanswered), CHUNK)]
-    total = len(unanswered) * len(config.responses)
+    chunks = [range(len(questions))[start : start + CHUNK] for start in range(0, len(questions), CHUNK)]
+    total = len(questions) * len(config.responses)
     with progress(total, "responses", unit="prompts", quiet=not ranks.is_first) as advance:
         for place, (source, model, temperature) in enumerate(config.responders()):
             responses[source] = []
@@ -47,7 +54,7 @@ def write_responses(
                 found = _read_chunk(path, len(chunk))
                 count = advance.found
                 if found is None and ranks.owns(place * len(chunks) + number):
-                    found, count = _respond(family, prepared, chunk, (source, model, temperature, number)), advance
+                    found, count = _respond(family, questions, chunk, (source, model, temperature, number)), advance
                     write_json(path, [asdict(item) for item in found])
                 responses[source] += found or []
                 count(len(chunk), model=model)
@@ -56,24 +63,45 @@ def write_responses(
     return responses
 
 
-def all_responded(prepared: PreparedPrompts, responses: Responses) -> bool:
+def all_responded(questions: Questions, responses: Responses) -> bool:
     """Whether every prompt that models respond to has its responses."""
-    return all(len(found) == len(prepared.unanswered) for found in responses.values())
+    return all(len(found) == len(questions) for found in responses.values())
+
+
+def write_questions(folder: Path, questions: Questions) -> None:
+    """Write the prompts for `read_questions` in other processes."""
+    ids = [np.asarray(row, dtype=np.int32) for row in questions.prompt_ids]
+    (folder / _QUESTIONS).parent.mkdir(parents=True, exist_ok=True)
+    write_hdf5(folder / _QUESTIONS, {"ids": np.concatenate(ids), "stop": np.cumsum([len(row) for row in ids])}, {})
+
+
+def read_questions(folder: Path, config: CacheConfig) -> Questions | None:
+    """The prompts that another process wrote; None as long as they are not visible."""
+    if not (folder / _QUESTIONS).is_file():
+        return None
+    with reading_hdf5(folder / _QUESTIONS) as file:
+        rows = np.split(np.asarray(file["ids"]), np.asarray(file["stop"])[:-1])
+    return Questions(config, [tuple(row.tolist()) for row in rows])
+
+
+def remove_questions(folder: Path) -> None:
+    """Remove the file of `write_questions`."""
+    (folder / _QUESTIONS).unlink(missing_ok=True)
 
 
 def _respond(
-    family: ModelFamily, prepared: PreparedPrompts, chunk: Sequence[int], responder: tuple[str, str, float, int]
+    family: ModelFamily, questions: Questions, chunk: Sequence[int], responder: tuple[str, str, float, int]
 ) -> list[Generated]:
     """Responses to one chunk; ``responder`` is (source, model, temperature, chunk number)."""
     source, model, temperature, number = responder
-    seed = int.from_bytes(bytes.fromhex(sha256_bytes(f"{prepared.config.seed} {source} {number}".encode())[:8]), "big")
+    seed = int.from_bytes(bytes.fromhex(sha256_bytes(f"{questions.config.seed} {source} {number}".encode())[:8]), "big")
 
     return generate(
         family[model],
         family.tokenizer,
-        [prepared.sequences[index].prompt_ids for index in chunk],
-        max_new_tokens=prepared.config.max_new_tokens,
-        batch_size=prepared.config.generation_batch,
+        [questions.prompt_ids[index] for index in chunk],
+        max_new_tokens=questions.config.max_new_tokens,
+        batch_size=questions.config.generation_batch,
         temperature=temperature,
         seed=seed,
     )

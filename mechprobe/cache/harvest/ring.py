@@ -20,6 +20,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from mechprobe.cache.config import StoreDtype
+from mechprobe.cache.store.background import Background
 from mechprobe.cache.store.batches import FillRows, ServingSession
 from mechprobe.cache.store.disk import free_bytes, translate_disk_errors
 from mechprobe.cache.store.dtypes import row_bytes, row_width
@@ -249,10 +250,12 @@ class Ring:
         return max(((index, next_block.get(index, never)) for index in self._present), key=lambda item: item[1])
 
     def _write(self, session: ServingSession, shards: Sequence[int]) -> None:
-        for name in self._producer.widths:
-            for index in shards:
-                self._files.write(name, index, {str(session.site): self._producer.make_shard(session, name, index)})
-            self._producer.release(name)
+        with Background("ring writer") as writer:
+            for name in self._producer.widths:
+                for index in shards:
+                    rows = self._producer.make_shard(session, name, index)
+                    writer.submit(self._files.write, name, index, {str(session.site): rows})
+                self._producer.release(name)
         with self._changed:
             self._present |= {index: self._files.n_bytes(index) for index in shards}
             self._changed.notify_all()

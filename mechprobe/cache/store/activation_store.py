@@ -1,15 +1,17 @@
 """A finished activation store: rows of all models in the same order, with hashes of every file."""
 
 import threading
-from collections import OrderedDict
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -91,8 +93,10 @@ class ActivationStore(Displayed, RowSource):
         if config.get("drop_norm_above") is not None:
             with reading_hdf5(folder / DROPPED) as file:
                 self.dropped[np.asarray(file["row"])] = True
-        self._starts = np.asarray([shard.rows.start for shard in stream.shards])
-        self._maps: OrderedDict[tuple[str, int, str], MappedRows] = OrderedDict()
+        self._starts = [shard.rows.start for shard in stream.shards]
+        ends = list(accumulate((row_width(self.dtype, width) for width in self.widths.values()), initial=0))
+        self._columns = [(name, slice(*columns)) for name, columns in zip(self.models, pairwise(ends), strict=True)]
+        self._maps: dict[tuple[str, int, str], MappedRows] = {}
         self._lock = threading.Lock()
 
     @classmethod
@@ -198,7 +202,7 @@ class ActivationStore(Displayed, RowSource):
         Returns:
             ``[row model d_model]``, or ``[row d_all]`` where the widths of the models differ.
         """
-        return self.shaped(self.to_float(self.stored_bytes(start, stop, site)))
+        return self.shaped(self.to_float(torch.from_numpy(self.stored_bytes(start, stop, site))))
 
     def rows_of(
         self, model: str, start: int, stop: int, site: Site | str | None = None
@@ -219,11 +223,9 @@ class ActivationStore(Displayed, RowSource):
 
     def fill(self, out: np.ndarray, start: int, site: Site) -> None:
         """Fill ``out`` ``[row d_stored]`` with the stored rows from ``start`` on."""
-        column = 0
-        for name, d_model in self.widths.items():
-            width = row_width(self.dtype, d_model)
-            self._fill_model(out[:, column : column + width], name, start, site)
-            column += width
+        name_of_site = str(site)
+        for model, columns in self._columns:
+            self._fill_model(out[:, columns], model, start, name_of_site)
 
     def stored_rows_of(self, model: str, start: int, stop: int, site: Site | str | None = None) -> np.ndarray:
         """Consecutive stored rows of one model, ``[row row_width]``."""
@@ -232,35 +234,37 @@ class ActivationStore(Displayed, RowSource):
         self._require_rows(start, stop)
         width = row_width(self.dtype, self._models[model].d_model)
         out = np.empty((stop - start, width), dtype=STORED_AS[self.dtype])
-        self._fill_model(out, model, start, self.resolve_site(site))
+        self._fill_model(out, model, start, str(self.resolve_site(site)))
         return out
 
     def _require_rows(self, start: int, stop: int) -> None:
         if not 0 <= start <= stop <= self.n_rows:
             raise StoreError(f"Rows {start} to {stop} do not exist; {self.folder} has {self.n_rows}.")
 
-    def _fill_model(self, out: np.ndarray, model: str, start: int, site: Site) -> None:
-        done = 0
-        while done < len(out):
+    def _fill_model(self, out: np.ndarray, model: str, start: int, site: str) -> None:
+        done, n_rows = 0, len(out)
+        while done < n_rows:
             row = start + done
-            index = int(np.searchsorted(self._starts, row, side="right")) - 1
-            shard = self.stream.shards[index]
-            n_rows = min(len(out) - done, shard.rows.stop - row)
-            self._mapped(model, index, str(site)).copy_into(out[done : done + n_rows], row - shard.rows.start)
-            done += n_rows
+            index = bisect_right(self._starts, row) - 1
+            rows = self.stream.shards[index].rows
+            stop = min(n_rows, done + rows.stop - row)
+            self._mapped(model, index, site).copy_into(out[done:stop], row - rows.start)
+            done = stop
 
     def _mapped(self, model: str, index: int, site: str) -> MappedRows:
         key = (model, index, site)
+        found = self._maps.get(key)
+        return self._map(key) if found is None else found
+
+    def _map(self, key: tuple[str, int, str]) -> MappedRows:
+        model, index, site = key
+        rows, known = self.stream.shards[index].rows, self._models[model]
+        header = ShardHeader(self.stream_hash, model, rows.start, len(rows), known.d_model, self.dtype)
         with self._lock:
-            if key in self._maps:
-                self._maps.move_to_end(key)
-                return self._maps[key]
-            rows, known = self.stream.shards[index].rows, self._models[model]
-            header = ShardHeader(self.stream_hash, model, rows.start, len(rows), known.d_model, self.dtype)
-            self._maps[key] = map_rows(self.folder / model / known.shards[index].file, site, header)
-            if len(self._maps) > _MAX_MAPS:
-                self._maps.popitem(last=False)
-            return self._maps[key]
+            if len(self._maps) >= _MAX_MAPS:
+                del self._maps[next(iter(self._maps))]
+            self._maps[key] = found = map_rows(self.folder / model / known.shards[index].file, site, header)
+        return found
 
     @contextmanager
     def window(self, session: ServingSession, first_block: int, shards: Sequence[int]) -> Iterator[FillRows]:

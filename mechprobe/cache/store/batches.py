@@ -9,19 +9,24 @@ their sequences, so this order is the same from a store, from running models and
 """
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechprobe.cache.config import StoreDtype
 from mechprobe.cache.store.dtypes import STORED_AS
+from mechprobe.cache.store.sending import Sender
 from mechprobe.data.stream import TokenStream
 from mechprobe.errors import StoreError
 from mechprobe.types import Site
@@ -36,6 +41,12 @@ FillRows = Callable[[np.ndarray, int], None]
 
 Pool = tuple[np.ndarray, np.ndarray]
 """Stored rows, and the permutation in which they are served."""
+
+Window = tuple[int, int]
+"""Epoch, and number of the window in the epoch."""
+
+_BATCHES_AHEAD = 2
+"""Number of batches that are made, and on a GPU sent, while one is in use."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +91,8 @@ class BlockSource(Protocol):
         """Mask of the rows in a split."""
         ...
 
-    def to_float(self, stored: np.ndarray) -> Float[Tensor, "row d_all"]:
-        """Stored rows as float32, models concatenated."""
+    def to_float(self, stored: Tensor) -> Float[Tensor, "row d_all"]:
+        """Stored rows as float32 on the same device, models concatenated."""
         ...
 
     def shaped(self, flat: Float[Tensor, "row d_all"]) -> Float[Tensor, "row *model_and_d_model"]:
@@ -140,11 +151,15 @@ class ShuffledBatches:
         self._counts = counts[counts > 0].astype(np.int64)
         self.n_rows = int(self._counts.sum())
         self._pool_rows = pool_rows
-        self._window: tuple[tuple[int, int], Pool] | None = None
-        self._ahead: dict[tuple[int, int], Future[Pool]] = {}
+        self._device = torch.device("cpu")
         self._known_windows: dict[int, tuple[list[np.ndarray], np.ndarray]] = {}
         if self.n_rows == 0:
             raise StoreError(f"{source.folder} has no {split} rows; cache more prompts, or set another held_out_frac.")
+
+    def to(self, device: torch.device | str) -> "ShuffledBatches":
+        """Send the batches to a GPU ahead of their use. On other devices they stay on the host."""
+        self._device = torch.device(device)
+        return self
 
     def state_dict(self) -> dict[str, Any]:
         """The position, and the settings it is valid for."""
@@ -161,23 +176,36 @@ class ShuffledBatches:
         self.rows_served = int(state["rows_served"])
 
     def __iter__(self) -> Iterator[Tensor]:
-        total = None if self.epochs is None else self.epochs * self.n_rows
-        self._window = None
-        self._ahead.clear()
         self._session = session = ServingSession(self._site, self._shard_of, self._first_block())
-        # One thread fills the next pool while this one is served; it ends with the iteration.
+        # One thread fills the next pool while another makes batches of this one; both end with the iteration.
         with (
             self._source.serving(session),
-            ThreadPoolExecutor(max_workers=1, thread_name_prefix="activations") as ahead,
+            ThreadPoolExecutor(max_workers=1, thread_name_prefix="activations") as filling,
+            ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches") as serving,
         ):
+            pools = _Pools(partial(self._fill, session), self._following, filling)
+            serve = partial(self._serve, session, pools, Sender(self._device))
+            places, waiting = self._places(), deque[tuple[int, Future[Callable[[], Tensor]]]]()
             try:
-                while total is None or self.rows_served < total:
-                    n_rows = self.batch_size if total is None else min(self.batch_size, total - self.rows_served)
-                    batch = self._serve(self.rows_served, n_rows, ahead)
+                while True:
+                    for start, n_rows in islice(places, _BATCHES_AHEAD + 1 - len(waiting)):
+                        waiting.append((n_rows, serving.submit(serve, start, n_rows)))
+                    if not waiting:
+                        return
+                    n_rows, served = waiting.popleft()
+                    batch = served.result()()
                     self.rows_served += n_rows
                     yield batch
             finally:
                 session.ended.set()
+
+    def _places(self) -> Iterator[tuple[int, int]]:
+        """First row and number of rows of every batch from the position on, in the endless order."""
+        start, total = self.rows_served, None if self.epochs is None else self.epochs * self.n_rows
+        while total is None or start < total:
+            n_rows = self.batch_size if total is None else min(self.batch_size, total - start)
+            yield start, n_rows
+            start += n_rows
 
     def __enter__(self) -> "ShuffledBatches":
         return self
@@ -205,19 +233,25 @@ class ShuffledBatches:
             place -= len(window)
         raise AssertionError("the windows hold every block")
 
-    def _serve(self, start: int, n_rows: int, ahead: Executor) -> Tensor:
-        """Rows ``start`` to ``start + n_rows`` of the endless order."""
-        parts = []
-        while n_rows > 0:
-            epoch, within = divmod(start, self.n_rows)
+    def _serve(
+        self, session: ServingSession, pools: "_Pools", sender: Sender, start: int, n_rows: int
+    ) -> Callable[[], Tensor]:
+        """Rows ``start`` to ``start + n_rows`` of the endless order, on their way to the device."""
+        rows = sender.empty((n_rows, self._source.d_stored), torch.from_numpy(self._empty(0)).dtype)
+        done, out = 0, rows.numpy()
+        while done < n_rows:
+            if session.ended.is_set():
+                raise CancelledError
+            epoch, within = divmod(start + done, self.n_rows)
             ends = self._windows(epoch)[1]
             number = int(np.searchsorted(ends, within, side="right"))
-            pool, order = self._pool(epoch, number, ahead)
+            pool, order = pools.get((epoch, number))
             offset = within - (int(ends[number - 1]) if number else 0)
-            part = pool[order[offset : offset + n_rows]]
-            parts.append(part)
-            start, n_rows = start + len(part), n_rows - len(part)
-        return self._source.shaped(self._source.to_float(np.concatenate(parts) if len(parts) > 1 else parts[0]))
+            chosen = order[offset : offset + n_rows - done]
+            # Without "clip", NumPy checks the places first and copies twice.
+            np.take(pool, chosen, axis=0, out=out[done : done + len(chosen)], mode="clip")
+            done += len(chosen)
+        return sender.send(rows, lambda stored: self._source.shaped(self._source.to_float(stored)))
 
     def _windows(self, epoch: int) -> tuple[list[Int[np.ndarray, " block"]], Int[np.ndarray, " window"]]:
         """Blocks of every window of an epoch, and the number of rows served by the end of each window."""
@@ -232,38 +266,57 @@ class ShuffledBatches:
         self._known_windows[epoch] = np.split(order, borders), served[np.append(borders - 1, len(order) - 1)]
         return self._known_windows[epoch]
 
-    def _pool(self, epoch: int, number: int, ahead: Executor) -> Pool:
-        """The pool of one window, and the order in which its rows are served; starts to fill the next pool."""
-        key = (epoch, number)
-        if self._window is None or self._window[0] != key:
-            self._window = None
-            waiting = self._ahead.pop(key, None)
-            self._window = (key, waiting.result() if waiting is not None else self._fill(*key))
-            following = (epoch, number + 1) if number + 1 < len(self._windows(epoch)[0]) else (epoch + 1, 0)
-            if self.epochs is None or following[0] < self.epochs:
-                self._ahead = {following: ahead.submit(self._fill, *following)}
-        return self._window[1]
+    def _following(self, window: Window) -> Window | None:
+        """The window after another one; None after the last."""
+        epoch, number = window
+        if number + 1 < len(self._windows(epoch)[0]):
+            return epoch, number + 1
+        return (epoch + 1, 0) if self.epochs is None or epoch + 1 < self.epochs else None
 
-    def _fill(self, epoch: int, number: int) -> Pool:
-        assert self._session is not None, "pools are filled while batches are served"
+    def _fill(self, session: ServingSession, window: Window) -> Pool:
+        epoch, number = window
         windows = self._windows(epoch)[0]
         blocks = np.sort(windows[number])
         first = epoch * len(self._blocks) + sum(len(window) for window in windows[:number])
-        width, stored_as = self._source.d_stored, STORED_AS[self._source.dtype]
-        pool = np.empty((int(self._counts[blocks].sum()), width), dtype=stored_as)
+        pool = self._empty(int(self._counts[blocks].sum()))
         row = 0
-        with self._source.window(self._session, first, self._shards[blocks].tolist()) as fill:
+        with self._source.window(session, first, self._shards[blocks].tolist()) as fill:
             for (start, stop), count in zip(self._blocks[blocks].tolist(), self._counts[blocks].tolist(), strict=True):
-                if self._session.ended.is_set():
+                if session.ended.is_set():
                     raise CancelledError
                 if count == stop - start:
                     fill(pool[row : row + count], start)
                 else:
-                    block = np.empty((stop - start, width), dtype=stored_as)
+                    block = self._empty(stop - start)
                     fill(block, start)
                     pool[row : row + count] = block[self._in_split[start:stop]]
                 row += count
         return pool, np.random.default_rng([self._seed, epoch, 1, number]).permutation(len(pool))
+
+    def _empty(self, n_rows: int) -> np.ndarray:
+        """An uninitialized array of stored rows."""
+        return np.empty((n_rows, self._source.d_stored), dtype=STORED_AS[self._source.dtype])
+
+
+class _Pools:
+    """The pool of the window that is served, and that of the next one, which a thread fills meanwhile."""
+
+    def __init__(
+        self, fill: Callable[[Window], Pool], following: Callable[[Window], Window | None], filling: Executor
+    ) -> None:
+        self._fill, self._following, self._filling = fill, following, filling
+        self._current: tuple[Window, Pool] | None = None
+        self._next: dict[Window, Future[Pool]] = {}
+
+    def get(self, window: Window) -> Pool:
+        """The pool of a window; begins to fill that of the next one."""
+        if self._current is None or self._current[0] != window:
+            self._current = None  # at most two pools are in memory
+            waiting = self._next.pop(window, None)
+            self._current = window, self._fill(window) if waiting is None else waiting.result()
+            following = self._following(window)
+            self._next = {} if following is None else {following: self._filling.submit(self._fill, following)}
+        return self._current[1]
 
 
 def _blocks(

@@ -84,6 +84,21 @@ def reading_hdf5(path: Path) -> Iterator[h5py.File]:
         raise StoreError(f"{path} is damaged ({type(error).__name__}); make the store again with --force.") from None
 
 
+def map_dataset(path: Path, dataset: Any) -> np.ndarray:
+    """A dataset as a read-only array over its file, which is read when it is used; an empty dataset has no place there.
+
+    Raises:
+        ValueError: The dataset is not contiguous.
+    """
+    if not dataset.size:
+        return np.empty(dataset.shape, dtype=dataset.dtype)
+    offset = dataset.id.get_offset()
+    if offset is None:
+        raise ValueError("the dataset is not contiguous")
+    mapped = np.memmap(path, dtype=dataset.dtype, mode="r", offset=offset, shape=dataset.shape)
+    return np.asarray(mapped)  # a slice of np.memmap itself costs several times as much
+
+
 def _open_unlocked(path: Path) -> h5py.File:
     try:
         return h5py.File(path, "r", locking=False)

@@ -50,6 +50,7 @@ def to_stored(values: Float[Tensor, "row d_model"], dtype: StoreDtype) -> np.nda
         StoreError: A value is too large for ``dtype``, or is not finite.
     """
     if dtype in LARGEST_CODE:
+        _require_finite(values)
         return _to_codes(values, dtype)
     rounded = values.to(getattr(torch, dtype))
     if not _is_finite(rounded):
@@ -82,11 +83,10 @@ def start_storing(values: Float[Tensor, "row d_model"], dtype: StoreDtype) -> Ca
     def finish() -> np.ndarray:
         copied.synchronize()
         rows, is_finite = on_host
-        if (
-            not is_finite or dtype in LARGEST_CODE
-        ):  # the codes are computed on the host, for the same bits on every device
-            return to_stored(values if not is_finite else rows, dtype)
-        return bits(rows)
+        if not is_finite:
+            return to_stored(values, dtype)  # raises the error
+        # The codes are computed on the host, for the same bits on every device.
+        return _to_codes(rows, dtype) if dtype in LARGEST_CODE else bits(rows)
 
     return finish
 
@@ -102,8 +102,7 @@ def _is_finite(values: Tensor) -> bool:
 
 
 def _to_codes(values: Float[Tensor, "row d_model"], dtype: StoreDtype) -> np.ndarray:
-    """Packed rows: x ≈ code · scale, where scale = max|x| of the row / largest code (our definition)."""
-    _require_finite(values)
+    """Packed rows of finite values: x ≈ code · scale, where scale = max|x| of the row / largest code (our definition)."""
     values, top = values.cpu().float(), LARGEST_CODE[dtype]
     scale = values.abs().amax(dim=1, keepdim=True) / top
     scale.clamp_(max=torch.finfo(torch.float32).max / top * (1 - 1e-6))  # top · scale stays finite
@@ -122,13 +121,10 @@ def bits(values: Tensor) -> np.ndarray:
 
 def from_stored(stored: np.ndarray, dtype: StoreDtype) -> Tensor:
     """Stored rows as a tensor: a view of the same bytes (the array must be writable), or float32 values for 8-bit rows."""
-    if dtype not in LARGEST_CODE:
-        values = torch.from_numpy(stored)
-        return values.view(torch.bfloat16) if dtype == "bfloat16" else values
-    codes, scale = unpacked(stored, dtype)
-    coded = torch.from_numpy(codes)
-    coded = coded if dtype == "int8" else coded.view(torch.float8_e4m3fn)
-    return coded.float().mul_(torch.from_numpy(scale)[:, None])
+    values = torch.from_numpy(stored)
+    if dtype in LARGEST_CODE:
+        return concat_models(values, (stored.shape[1] - _SCALE_BYTES,), dtype)
+    return values.view(torch.bfloat16) if dtype == "bfloat16" else values
 
 
 def unpacked(stored: np.ndarray, dtype: StoreDtype) -> tuple[np.ndarray, np.ndarray]:
@@ -155,14 +151,19 @@ def datasets(site: str, stored: np.ndarray, dtype: StoreDtype) -> dict[str, np.n
     return {site: codes, site + SCALE: scale}
 
 
-def concat_models(stored: np.ndarray, widths: Sequence[int], dtype: StoreDtype) -> Float[Tensor, "row d_all"]:
-    """Stored rows of several models, concatenated, as float32."""
+def concat_models(stored: Tensor, widths: Sequence[int], dtype: StoreDtype) -> Float[Tensor, "row d_all"]:
+    """Stored rows of several models, concatenated, as float32 on the same device. Every device gives the same bits."""
     if dtype not in LARGEST_CODE:
-        return from_stored(stored, dtype).float()
-    out = torch.empty((len(stored), sum(widths)))
+        return (stored.view(torch.bfloat16) if dtype == "bfloat16" else stored).float()
+    code = torch.int8 if dtype == "int8" else torch.float8_e4m3fn
+    out = torch.empty((len(stored), sum(widths)), device=stored.device)
     column = row = 0
     for width in widths:
-        n_bytes = row_width(dtype, width)
-        out[:, column : column + width] = from_stored(stored[:, row : row + n_bytes], dtype)
-        column, row = column + width, row + n_bytes
+        end = row + width
+        values = out[:, column : column + width]
+        values.copy_(stored[:, row:end].view(code))
+        values.mul_(
+            stored[:, end : end + _SCALE_BYTES].clone(memory_format=torch.contiguous_format).view(torch.float32)
+        )
+        column, row = column + width, end + _SCALE_BYTES
     return out

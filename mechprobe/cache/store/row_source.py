@@ -49,6 +49,8 @@ class RowSource:
         models: Names in the order of the model axis.
         sites: Sites, shallow to deep.
         dtype: Dtype of the stored rows.
+        widths: Model name to d_model.
+        d_stored: Number of entries in a stored row of all models (`mechprobe.cache.store.dtypes`).
         order: Order in which rows are served.
         scale_rows: Number of training rows that give the scale in the order ``shards``.
         mode: ``cache``, ``stream`` or ``ring``.
@@ -74,6 +76,8 @@ class RowSource:
         self._models = {model.name: model for model in models}
         self.models, self.sites = tuple(self._models), tuple(sites)
         self.dtype: StoreDtype = dtype
+        self.widths = {model.name: model.d_model for model in models}
+        self.d_stored = sum(row_width(dtype, width) for width in self.widths.values())
         self.order: Order = order
         self.scale_rows = scale_rows
         self.settings: Mapping[str, Any] = {}
@@ -100,11 +104,6 @@ class RowSource:
         return self.stream.tokenizer_fingerprint
 
     @property
-    def widths(self) -> dict[str, int]:
-        """Model name to d_model."""
-        return {name: model.d_model for name, model in self._models.items()}
-
-    @property
     def d_model(self) -> int:
         """The width that all models share; `StoreError` where they differ (see `widths`)."""
         width, *others = set(self.widths.values())
@@ -116,11 +115,6 @@ class RowSource:
     def d_all(self) -> int:
         """Sum of the widths of all models."""
         return sum(self.widths.values())
-
-    @property
-    def d_stored(self) -> int:
-        """Number of entries in a stored row of all models (`mechprobe.cache.store.dtypes`)."""
-        return sum(row_width(self.dtype, width) for width in self.widths.values())
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -138,11 +132,11 @@ class RowSource:
         Raises:
             SiteError: The site does not exist here, or there are several and none is named.
         """
+        if site is None and len(self.sites) == 1:
+            return self.sites[0]
         names = ", ".join(str(item) for item in self.sites)
         if site is None:
-            if len(self.sites) != 1:
-                raise SiteError(f"{self.folder} holds several sites ({names}); name one of them.")
-            return self.sites[0]
+            raise SiteError(f"{self.folder} holds several sites ({names}); name one of them.")
         found = Site.parse(site) if isinstance(site, str) else site
         if found not in self.sites:
             raise SiteError(f"{self.folder} holds {names}, not {found}; cache that site, or name one of these.")
@@ -233,8 +227,8 @@ class RowSource:
                     f"{family[name].fingerprint} now); cache again, or give that model."
                 )
 
-    def to_float(self, stored: np.ndarray) -> Float[Tensor, "row d_all"]:
-        """Stored rows as float32, models concatenated."""
+    def to_float(self, stored: Tensor) -> Float[Tensor, "row d_all"]:
+        """Stored rows as float32 on the same device, models concatenated."""
         return concat_models(stored, tuple(self.widths.values()), self.dtype)
 
     def shaped(self, flat: Float[Tensor, "row d_all"]) -> Float[Tensor, "row *model_and_d_model"]:
@@ -280,12 +274,13 @@ class SiteBatches:
         split: Split = "train",
         epochs: int | None = None,
         pool_rows: int = 65536,
+        device: torch.device | str = "cpu",
     ) -> None:
         if len(sites) > 1 and source.mode != "cache":
             raise StoreError(f"Mode '{source.mode}' runs the models for one site; several sites need a whole store.")
         self._widths = list(source.widths.values())
         self._streams: list[ShuffledBatches] = [
-            source.batches(batch_size, seed, site=site, split=split, epochs=epochs, pool_rows=pool_rows)
+            source.batches(batch_size, seed, site=site, split=split, epochs=epochs, pool_rows=pool_rows).to(device)
             for site in sites
         ]
         self.n_rows = self._streams[0].n_rows

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mechprobe.cache.config import StoreDtype
-from mechprobe.cache.store.disk import reading_hdf5, translate_disk_errors, write_hdf5
+from mechprobe.cache.store.disk import map_dataset, reading_hdf5, translate_disk_errors, write_hdf5
 from mechprobe.cache.store.dtypes import LARGEST_CODE, ON_DISK, SCALE, datasets, pack_into
 from mechprobe.cache.store.norms import ShardNorms, norms_file
 from mechprobe.data.stream import ShardRange, TokenStream
@@ -160,8 +160,4 @@ def map_rows(path: Path, site: str, header: ShardHeader) -> MappedRows:
 
 
 def _mapped(path: Path, dataset: Any) -> tuple[np.ndarray, str]:
-    offset = dataset.id.get_offset()
-    if offset is None:
-        raise ValueError("the dataset is not contiguous")
-    mapped = np.memmap(path, dtype=dataset.dtype.str, mode="r", offset=offset, shape=dataset.shape)
-    return mapped, str(dataset.attrs["dtype"])
+    return map_dataset(path, dataset), str(dataset.attrs["dtype"])

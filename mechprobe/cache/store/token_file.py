@@ -3,11 +3,12 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, SupportsIndex, overload
 
 import numpy as np
 
 from mechprobe.cache.config import StoreSubset
-from mechprobe.cache.store.disk import reading_hdf5, write_hdf5
+from mechprobe.cache.store.disk import map_dataset, reading_hdf5, write_hdf5
 from mechprobe.cache.store.shards import FORMAT
 from mechprobe.data.stream import ROW_COLUMNS, ShardRange, TokenRows, TokenStream, divide_rows
 from mechprobe.data.tokens import Document, TokenSequence
@@ -39,14 +40,14 @@ def write_tokens(folder: Path, stream: TokenStream, name: str = TOKENS) -> str:
 
 
 def read_tokens(folder: Path, name: str = TOKENS) -> TokenStream:
-    """Read a token stream and check its hash.
+    """Map a token stream and check its hash. Processes that read the same file share the memory of its arrays.
 
     Raises:
         StoreError: The file is missing or damaged.
     """
     path = folder / name
     with reading_hdf5(path) as file:
-        arrays = {str(column): np.asarray(file[str(column)]) for column in file}
+        arrays = {str(column): map_dataset(path, file[str(column)]) for column in file}
         attributes = {key: file.attrs[key] for key in ("stream", "tokenizer")}
         stream = _stream(arrays, str(attributes["tokenizer"]))
     if stream.hash != attributes["stream"]:
@@ -54,20 +55,38 @@ def read_tokens(folder: Path, name: str = TOKENS) -> TokenStream:
     return stream
 
 
-def _stream(arrays: Mapping[str, np.ndarray], tokenizer: str) -> TokenStream:
-    names = json.loads(arrays["samples"].tobytes().decode())
-    ids, start, n_prompt = arrays["sequence_ids"].tolist(), arrays["sequence_start"].tolist(), arrays["n_prompt"]
-    sequences = []
-    for index, (identifier, prompt_id, task, source, n_cut, *packed) in enumerate(names):
-        whole, cut = tuple(ids[start[index] : start[index + 1]]), int(n_prompt[index])
+class _MappedSequences(Sequence[TokenSequence]):
+    """The sequences of a token file, each of which becomes Python objects when it is asked for."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
+        self._ids, self._start, self._n_prompt = (arrays[key] for key in ("sequence_ids", "sequence_start", "n_prompt"))
+        self._names: list[list[Any]] = json.loads(arrays["samples"].tobytes().decode())
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> TokenSequence: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[TokenSequence, ...]: ...
+
+    def __getitem__(self, index: SupportsIndex | slice) -> TokenSequence | tuple[TokenSequence, ...]:
+        if isinstance(index, slice):
+            return tuple(self[each] for each in range(*index.indices(len(self))))
+        place = range(len(self))[index]
+        identifier, prompt_id, task, source, n_cut, *packed = self._names[place]
+        ids, cut = tuple(self._ids[self._start[place] : self._start[place + 1]].tolist()), int(self._n_prompt[place])
         documents = tuple(Document(*entry) for entry in (packed[0] if packed else ()))
-        sequences.append(TokenSequence(identifier, prompt_id, task, source, whole[:cut], whole[cut:], n_cut, documents))
+        return TokenSequence(identifier, prompt_id, task, source, ids[:cut], ids[cut:], n_cut, documents)
+
+
+def _stream(arrays: Mapping[str, np.ndarray], tokenizer: str) -> TokenStream:
     row_start, shards, first = arrays["row_start"], [], 0
     for index, last in enumerate(arrays["shard_stop"].tolist()):
         shards.append(ShardRange(index, range(first, last), range(int(row_start[first]), int(row_start[last]))))
         first = last
     rows = TokenRows(**{name: arrays[name] for name in ROW_COLUMNS})
-    return TokenStream(tuple(sequences), rows, row_start, tuple(shards), tokenizer)
+    return TokenStream(_MappedSequences(arrays), rows, row_start, tuple(shards), tokenizer)
 
 
 def subset_of(stream: TokenStream, subset: StoreSubset, shard_rows: int) -> TokenStream:

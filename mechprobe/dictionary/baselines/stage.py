@@ -140,7 +140,7 @@ def _sae_of(folder: Path, plan: BaselinePlan, name: str, device: str) -> SingleS
     store = ActivationStore.open(plan.store.folder, models=(name,))
     batches = store.batches(
         plan.training.batch_size, plan.batch_seed, site=plan.site, epochs=None, pool_rows=plan.pool_rows
-    )
+    ).to(device)
     with progress(plan.training.n_tokens, f"SAE of {name}", unit="tokens") as advance:
         sae = train_sae_baseline(
             batches,

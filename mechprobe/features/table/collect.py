@@ -101,9 +101,9 @@ class TopRows:
         reaches = value >= self._entry_value(int(feature.max()) + 1 if len(feature) else 0)[feature]
         feature, row = torch.cat([self.feature, feature[reaches]]), torch.cat([self.row, row[reaches]])
         value = torch.cat([self.value, value[reaches]])
+        key = (feature << 31) - value.view(torch.int32)  # floats above zero are ordered like their bits
         order = torch.argsort(row, stable=True)
-        order = order[torch.argsort(value[order], descending=True, stable=True)]
-        order = order[torch.argsort(feature[order], stable=True)]
+        order = order[torch.argsort(key[order], stable=True)]
         feature, row, value = feature[order], row[order], value[order]
         keep = _rank_in_feature(feature) < self.n
         self.feature, self.row, self.value = feature[keep], row[keep], value[keep]

@@ -86,7 +86,7 @@ class FeatureSums:
         return joint
 
     def _add_readout(self, index: int, active: "ActiveEntries") -> None:
-        self.active[index] += active.sum_by_feature(torch.ones_like(active.value))
+        self.active[index] += torch.bincount(active.feature, minlength=active.d_sae)
         self.total[index] += active.sum_by_feature(active.value)
         self.square[index] += active.sum_by_feature(active.value.square())
         self.largest[index].scatter_reduce_(0, active.feature, active.value, "amax")

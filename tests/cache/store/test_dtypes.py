@@ -62,7 +62,7 @@ def test_packed_rows_of_models_of_different_widths() -> None:
     one, other = torch.randn(5, 3), torch.randn(5, 8)
     stored = np.concatenate([to_stored(one, "int8"), to_stored(other, "int8")], axis=1)
     assert stored.shape[1] == row_bytes("int8", 3) + row_bytes("int8", 8) == 19
-    found = concat_models(stored, (3, 8), "int8")
+    found = concat_models(torch.from_numpy(stored), (3, 8), "int8")
     assert (found - torch.cat([one, other], dim=1)).abs().max() < 0.02
 
 
