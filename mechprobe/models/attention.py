@@ -54,10 +54,11 @@ class _LateMask:
 
 def _mask(
     batch_size: int, q_length: int, kv_length: int, q_offset: Any = 0, *, config: Any, **options: Any
-) -> Tensor | _LateMask:
+) -> Tensor | _LateMask | None:
     """The mask of eager attention, or for long sequences one that is made in rows."""
     make = partial(eager_mask, batch_size=batch_size, kv_length=kv_length, config=config, **options)
-    if batch_size * config.num_attention_heads * q_length * kv_length <= _most_scores:
+    few = batch_size * config.num_attention_heads * q_length * kv_length <= _most_scores
+    if few or options.get("allow_is_bidirectional_skip"):  # then there may be no mask
         return make(q_length=q_length, q_offset=q_offset)
     return _LateMask(make, kv_length, q_offset)
 
@@ -125,7 +126,7 @@ def differences(model: PreTrainedModel, kinds: Sequence[str]) -> dict[str, float
     Raises:
         ModelError: The model does not run with a kind of attention.
     """
-    before = model.config._attn_implementation
+    before = str(model.config._attn_implementation)
     try:
         expected = _residuals(model, "eager")
         found = {}
