@@ -36,7 +36,7 @@ KINDS = {"eager": CHUNKED, "sdpa": "sdpa", "flash": "flash_attention_2"}
 """Values of the setting ``attention``, and their names in transformers."""
 _FEWEST = 16
 """Queries in a part, at least; matrix products with fewer than four rows have other last bits on a CPU."""
-_N_PROBED = 64
+N_PROBED = 64
 _most_scores = MOST_SCORES
 
 
@@ -108,7 +108,7 @@ def takes_chunks(model: PreTrainedModel) -> bool:
         found = differences(model, ["eager"])["eager"]
     except MechprobeError:
         return False
-    return not found > _limit(model)
+    return not found > limit(model)
 
 
 def differences(model: PreTrainedModel, kinds: Sequence[str]) -> dict[str, float]:
@@ -150,7 +150,7 @@ def _residuals(model: PreTrainedModel, name: str, kind: str = "eager") -> Float[
     device, generator = input_device(model), torch.Generator().manual_seed(0)
     weight: Any = model.get_input_embeddings().weight
     top = min(int(model.config.get_text_config().vocab_size), int(weight.shape[0]))
-    length = min(_N_PROBED, int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or _N_PROBED))
+    length = min(N_PROBED, int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or N_PROBED))
     ids = torch.randint(min(4, top - 1), top, (2, length), generator=generator)
     mask = torch.ones_like(ids)
     mask[1, : length // 3] = 0
@@ -185,7 +185,8 @@ def _refuse(model: PreTrainedModel, kind: str, error: Exception) -> NoReturn:
     ) from None
 
 
-def _limit(model: PreTrainedModel) -> float:
+def limit(model: PreTrainedModel) -> float:
+    """The entry of `LIMITS` for the dtype of a model."""
     return LIMITS.get(model.dtype, 0.05)
 
 
@@ -200,10 +201,10 @@ def settle(model: PreTrainedModel, kind: str, role: str) -> None:
     """
     if kind != "eager":
         found = differences(model, [kind])[kind]
-        if not found <= _limit(model):
+        if not found <= limit(model):
             raise ModelError(
                 f"Model {role}: {kind} attention moves residuals by up to {found:.2g} of their norm, more than "
-                f"{_limit(model):g}; set attention = 'eager'."
+                f"{limit(model):g}; set attention = 'eager'."
             )
     elif takes_chunks(model):
         _set(model, CHUNKED)

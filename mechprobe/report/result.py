@@ -249,9 +249,10 @@ class MissingStage(Result):
 
 
 class ProvenanceRow(MissingStage):
-    """How a stage was made."""
+    """How a stage was made. ``precision`` is how its models ran; empty where it ran none."""
 
     seconds: str
+    precision: str
     seed: int | None
     commit: str
     counts: JsonObject

@@ -182,8 +182,8 @@ def choose_reader(model: LanguageModel, stream: TokenStream, sites: Sequence[Sit
     if model.attention != "eager" or model.tf32:
         if config.reader == "bridge":
             raise ModelError(
-                f"Model {model.name}: TransformerBridge has eager attention without TF32; set reader = \"plain\", or "
-                "attention = \"eager\" and tf32 = false."
+                f'Model {model.name}: TransformerBridge has eager attention without TF32; set reader = "plain", or '
+                'attention = "eager" and tf32 = false.'
             )
         return ModelReader("plain")
     if config.reader == "bridge":

@@ -1,5 +1,8 @@
 """The verdict, the warnings and the main numbers of a run as sentences, and how each stage was made."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from mechprobe.formatting import listing
 from mechprobe.report.result import MissingStage, ProvenanceRow
 from mechprobe.report.run_files import RunFiles, StageInfo
@@ -8,6 +11,9 @@ from mechprobe.report.sections.features import class_sentence, dictionary_senten
 from mechprobe.report.tables.interventions import control_sentences, sentences
 from mechprobe.selection.never_active import never_active_sentences
 from mechprobe.types import POOLED
+
+_RUNS_MODELS = ("localize", "cache", "features", "evaluate", "select", "intervene")
+"""Stages that run models, and whose settings name how."""
 
 
 def verdict(files: RunFiles) -> str:
@@ -87,6 +93,7 @@ def _provenance(stage: StageInfo) -> ProvenanceRow:
     return ProvenanceRow(
         **_identity(stage),
         seconds=f"{manifest['seconds']:.1f}" if "seconds" in manifest else "–",
+        precision=_precision(stage.place.name, manifest),
         seed=manifest.get("seed"),
         commit=(environment.get("git_commit") or "–")[:19],
         counts=manifest.get("counts", {}),
@@ -94,3 +101,14 @@ def _provenance(stage: StageInfo) -> ProvenanceRow:
         models={name: digest[:12] for name, digest in manifest.get("models", {}).items()},
         packages=environment.get("packages", {}),
     )
+
+
+def _precision(stage: str, manifest: Mapping[str, Any]) -> str:
+    """Dtype and attention of a stage's models. Settings name them where they are not float32 and eager attention."""
+    if stage not in _RUNS_MODELS or not manifest.get("models"):
+        return ""
+    config = manifest.get("config", {})
+    dtypes = {name: config.get("model_dtypes", {}).get(name, "float32") for name in manifest["models"]}
+    named = ", ".join(f"{name} {dtype}" for name, dtype in dtypes.items())
+    dtype = named if len(set(dtypes.values())) > 1 else next(iter(dtypes.values()))
+    return f"{dtype}{', TF32' if config.get('tf32') else ''}, {config.get('attention', 'eager')} attention"
