@@ -3,10 +3,11 @@
 from typing import Any
 
 from mechprobe.formatting import edit_title, ordered
-from mechprobe.report.pages.templates import inert, opacity, visible
+from mechprobe.report.pages.templates import harmless, prose, visible
 from mechprobe.report.sections.behaviour import behaviour_sentences, exceeds
+from mechprobe.report.sections.contexts import context_lines
+from mechprobe.report.sections.effects import effect_panels, effect_table, effect_tasks, share_curves
 from mechprobe.report.sections.features import ordered_classes
-from mechprobe.report.sections.interventions import effect_panels, effect_rows, effect_tasks, share_curves
 from mechprobe.statistics import Interval
 
 
@@ -29,8 +30,14 @@ def test_titles_and_orders() -> None:
 
 def test_tokens_are_visible_and_inert() -> None:
     assert (visible("a\n"), visible("")) == ("a⏎", "∅")
-    assert inert("\x1b[31m") == "\\x1b[31m"
-    assert (opacity(2.0, 4.0), opacity(0.0, 4.0)) == ("0.48", "0")
+    assert harmless("\x1b[31m\n") == "\\x1b[31m "
+    assert prose("run `mechprobe drift` <b>") == "run <code>mechprobe drift</code> &lt;b&gt;"
+    assert prose("a `<b>` b") == "a `&lt;b&gt;` b"  # code is only what can be a command
+    example = {"tokens": ["a", "b", "c"], "activations": {"joint": [0.0, 2.0, 4.0]}, "peak": 2}
+    [line] = context_lines(example, ())
+    assert [(run.tokens, run.shade, run.peak, run.value) for run in line.runs] == [
+        (("a",), 0, False, ""), (("b",), 3, False, "2.00"), (("c",), 5, True, "4.00")
+    ]  # fmt: skip
 
 
 def test_three_standard_errors_of_the_difference() -> None:
@@ -55,6 +62,8 @@ def test_every_tuned_model_is_compared_with_the_base() -> None:
 
 def test_random_sets_belong_to_the_edit_that_they_control() -> None:
     results = {
+        "site": "resid_post.1",
+        "verdicts": [{"edit": "ablate", "model": "rl", "task": "t", "p_random": 0.04}],
         "conditions": [
             row("rl", "ablate", "selected", -0.5),
             row("rl", "ablate", "random", -0.1),
@@ -64,15 +73,17 @@ def test_random_sets_belong_to_the_edit_that_they_control() -> None:
             row("rl", "patch", "ceiling", -0.6),
             row("base", "patch", "ceiling", 0.6),
             row("rl", "replace", "recon", -0.05),
-        ]
+        ],
     }
     [panel] = effect_panels(results, None, ["t"])
     assert panel.random == {"t": [-0.1, -0.2]}
     assert panel.ceiling == {"t": -0.6}
     assert panel.others == {"recon": {"t": -0.05}}
     assert "baseline" not in panel.to_dict()
-    [line] = effect_rows(panel, [{"edit": "ablate", "model": "rl", "task": "t", "p_random": 0.04}], ["t"])
-    assert (line.change, line.random, line.p, line.ceiling) == ("-50 (0 to 0)", "-15 [-20, -10]", "0.04", "-60")
+    table = effect_table(panel, results, ["t"], "McNemar")
+    line = dict(zip(table.head, table.rows[0], strict=True))
+    shown = ("change, points", "random: median [range]", "p vs random (Holm)", "ceiling, points")
+    assert [line[name] for name in shown] == ["-50 (0 to 0)", "-15 [-20, -10]", "0.04", "-60"]
 
 
 def test_a_forced_prefix_of_the_interventions_is_the_baseline_of_its_model() -> None:

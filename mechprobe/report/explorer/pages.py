@@ -16,6 +16,7 @@ from mechprobe.report.explorer.script_data import call, packed
 from mechprobe.report.explorer.shards import TokenIndex, shards
 from mechprobe.report.pages.examples import current_labels
 from mechprobe.report.pages.templates import environment
+from mechprobe.report.pages.theme import theme_style
 from mechprobe.report.result import JsonObject
 from mechprobe.report.run_files import RunFiles
 from mechprobe.report.sections.features import ordered_classes
@@ -28,8 +29,11 @@ SCRIPTS = (
     "text.js",
     "grid.js",
     "plots.js",
+    "scatters.js",
     "contexts.js",
+    "charts.js",
     "feature.js",
+    "markdown.js",
     "filters.js",
     "controls.js",
     "app.js",
@@ -61,8 +65,9 @@ def write_explorer(files: RunFiles, folder: Path) -> list[str]:
     about = _about(files, found) | {"has_contexts": contexts is not None, "arms": [course.arm for course in courses]}
     write(TABLE_DATA, call("receiveTable", about | {"tokens": index.to_dict()}))
     assets = package_files("mechprobe.report.explorer") / "assets"
-    for name in (*SCRIPTS, STYLE):
+    for name in SCRIPTS:
         write(name, (assets / name).read_text(encoding="utf-8"))
+    write(STYLE, theme_style() + (assets / STYLE).read_text(encoding="utf-8"))
     page = environment().get_template("explorer.html.j2")
     write(PAGE, page.render(name=files.name, trusted=files.trusted, scripts=(*SCRIPTS, TABLE_DATA), style=STYLE))
     return written

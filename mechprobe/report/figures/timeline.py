@@ -11,17 +11,23 @@ from mechprobe.dynamics.order import HalfChange
 from mechprobe.report.figures.style import (
     INK,
     MARKS,
+    SHADE,
     error_bars,
     house_style,
     labels,
+    legend,
     model_colors,
     new_figure,
     plain,
     step_scale,
     title_of,
 )
+from mechprobe.report.figures.told import tell
 from mechprobe.report.sections.timeline import PANELS
 from mechprobe.report.timeline.result import Series, Timeline
+
+SINGLE = "single tasks and benchmarks"
+"""Series of the thin lines."""
 
 
 def draw_timeline(found: Timeline) -> dict[str, Any]:
@@ -48,7 +54,7 @@ def timeline_figure(found: Timeline) -> Figure:
         _axis(axes[-1], found)
         for number, arm in enumerate(found.arms):
             axes[0].plot([], [], color=colors[arm], marker=MARKS[number % len(MARKS)], linewidth=2, label=plain(arm))
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=min(6, len(found.arms)))
+        legend(figure, *axes[0].get_legend_handles_labels())
         return figure
 
 
@@ -64,22 +70,41 @@ def _draw(axes: Axes, found: Timeline, arm: str, panel: str, color: str, mark: s
         factor = 100.0 if series.unit == "percent" else 1.0
         values, errors = error_bars(series.values, scale=factor)
         strong = series.headline or len(shown) == 1
-        axes.plot(
+        drawn: list[Any] = axes.plot(
             series.at, values, color=color, marker=mark if strong else None, markersize=4.5, linewidth=1.9 if strong else 0.8,
             alpha=1.0 if strong else 0.45, zorder=3 if strong else 2, linestyle=":" if found.arms[arm].lacking(series) else "-",
         )  # fmt: skip
         if strong:
-            axes.fill_between(series.at, values - errors[0], values + errors[1], color=color, alpha=0.18, linewidth=0)
+            band = values - errors[0], values + errors[1]
+            drawn.append(axes.fill_between(series.at, *band, color=color, alpha=0.18, linewidth=0))
+        unit = "%" if series.unit == "percent" else "" if series.unit == "plain" else series.unit
+        names = [f"{series.name}, {found.axis} {place:,.0f}" for place in series.at]
+        kinds = {"arm": arm} | ({} if strong else {"shown": SINGLE})
+        tell(
+            axes,
+            kinds,
+            drawn,
+            zip(series.at, values, strict=True),
+            series.values,
+            names=names,
+            at=series.at,
+            unit=unit,
+            scale=factor,
+            main={names[-1]} if strong and names else (),
+        )
         half = halves.get(series.name)
         if half is not None and not half.untold:
-            _mark_half(axes, half, color, 0.06 + 0.055 * number)
+            _mark_half(axes, arm, half, color, 0.06 + 0.055 * number)
 
 
-def _mark_half(axes: Axes, half: HalfChange, color: str, height: float) -> None:
+def _mark_half(axes: Axes, arm: str, half: HalfChange, color: str, height: float) -> None:
     """A triangle at the step of half of the change, and its interval as a bar, above the lower edge of the panel."""
     across = axes.get_xaxis_transform()
-    axes.plot([half.step.low, half.step.high], [height] * 2, transform=across, color=color, linewidth=2.2, alpha=0.55)
-    axes.plot([half.step.value], [height], transform=across, color=color, marker="^", markersize=6, zorder=4)
+    span = axes.plot(
+        [half.step.low, half.step.high], [height] * 2, transform=across, color=color, linewidth=2.2, alpha=0.55
+    )
+    mark = axes.plot([half.step.value], [height], transform=across, color=color, marker="^", markersize=6, zorder=4)
+    tell(axes, {"arm": arm}, [span, mark])
 
 
 def _name(axes: Axes, series: Sequence[Series], panel: str) -> None:
@@ -108,13 +133,30 @@ def order_figure(found: Timeline) -> Figure:
         for number, arm in enumerate(arms):
             for name, half in halves[arm].items():
                 row = names.index(name) + (number - (len(arms) - 1) / 2) * 0.55 / max(1, len(arms) - 1)
-                axes.plot([half.step.low, half.step.high], [row, row], color=colors[arm], linewidth=2.4, alpha=0.5)
-                axes.plot([half.step.value], [row], color=colors[arm], marker=MARKS[number % len(MARKS)], markersize=7)
+                span = axes.plot(
+                    [half.step.low, half.step.high], [row, row], color=colors[arm], linewidth=2.4, alpha=0.5
+                )
+                mark = axes.plot(
+                    [half.step.value], [row], color=colors[arm], marker=MARKS[number % len(MARKS)], markersize=7
+                )
+                tell(
+                    axes,
+                    arm,
+                    [span, mark],
+                    [(half.step.value, row)],
+                    [half.step],
+                    names=[name],
+                    unit=found.axis,
+                    scale=1,
+                )
             axes.plot([], [], color=colors[arm], marker=MARKS[number % len(MARKS)], linewidth=2.4, label=plain(arm))
         axes.set_yticks(np.arange(len(names)), labels(names, width=34))
-        axes.set_ylim(len(names) - 0.4, -0.6)
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.grid(visible=False, axis="y")
+        for row in range(1, len(names), 2):
+            axes.axhspan(row - 0.5, row + 0.5, color=SHADE, linewidth=0, zorder=0)
         axes.grid(visible=True, axis="x")
         _axis(axes, found)
         axes.set_title(title_of("half of the change is reached"), color=INK)
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=min(6, len(arms)))
+        legend(figure, *axes.get_legend_handles_labels())
         return figure
