@@ -114,8 +114,12 @@ class RunConfig(FrozenConfig):
     """Seed of every stage that does not set its own."""
     device: str = "cpu"
     """Device of models and crosscoder."""
-    dtype: str = "float32"
-    """Dtype of the weights of the models."""
+    dtype: str = "auto"
+    """Dtype in which the models run: ``float32``, ``bfloat16``, ``float16``, or ``auto``: that of their files on a GPU, float32 on a CPU."""
+    attention: str = "eager"
+    """``eager``, which has the bits of TransformerBridge; ``sdpa`` or ``flash``, refused where they move residuals too far."""
+    tf32: bool = False
+    """Whether float32 matrix products of the models use TF32 on NVIDIA cards."""
     device_map: str | dict[str, int | str] | None = None
     """How accelerate spreads each model over devices: ``auto``, or a device per module. None uses ``device``."""
 
@@ -135,6 +139,7 @@ class RunConfig(FrozenConfig):
         models: Mapping[str, str] | None = None,
         seed: int | None = None,
         device: str | None = None,
+        dtype: str | None = None,
         extra: Mapping[str, Any] | None = None,
         start: Mapping[str, Any] | None = None,
     ) -> "RunConfig":
@@ -148,7 +153,7 @@ class RunConfig(FrozenConfig):
         """
         read = _anchored(read_toml(config), Path(config).parent) if config else dict(start or {})
         data = with_overrides(read, overrides)
-        options = {"models": dict(models) if models else None, "seed": seed, "device": device}
+        options = {"models": dict(models) if models else None, "seed": seed, "device": device, "dtype": dtype}
         data |= {name: value for name, value in options.items() if value is not None}
         for name, value in (extra or {}).items():
             own = data.get(name, {})
@@ -188,6 +193,8 @@ class RunConfig(FrozenConfig):
             device=self.device,
             dtype=self.dtype,
             device_map=self.device_map,
+            attention=self.attention,
+            tf32=self.tf32,
             trust_remote_code=trust_remote_code,
             bos_decided=self.text.bos != "auto" or bool(self.text.chat_template),
         )

@@ -93,12 +93,12 @@ TINY = Sizes(TINY_SHAPE, Site(1), 24, 2, 256, 64, 64, 4, Setting(Site(1), d_sae=
 class BuiltModel(LanguageModel):
     """A model that is drawn on its device instead of read from a folder, which holds its config and its seeds."""
 
-    def _load(self) -> PreTrainedModel:
+    def _load(self, attention: str = "eager") -> PreTrainedModel:
         seeds = load_file(self.path / "model.safetensors")["seeds"].tolist()
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.device(self.device):
             torch.manual_seed(seeds[0])
             model: Any = AutoModelForCausalLM.from_config(
-                self.config, dtype=self._torch_dtype, attn_implementation="eager"
+                self.config, dtype=self._torch_dtype, attn_implementation=attention
             )
             torch.manual_seed(seeds[1])
             for weight in model.parameters():  # the models of a family differ a little

@@ -9,7 +9,11 @@ from mechprobe.cli import options
 
 Config = Annotated[
     Path | None,
-    typer.Option("--config", "-c", help="Check the models and inputs of this run instead (TOML). Reads no weights."),
+    typer.Option(
+        "--config",
+        "-c",
+        help="Check the models and inputs of this run instead (TOML). Reads no weights without --measure.",
+    ),
 ]
 Models = Annotated[
     list[str] | None, typer.Option("--models", "-m", metavar="NAME=PATH ...", help="Check these models instead.")
@@ -21,8 +25,18 @@ Set = Annotated[
 Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Let model folders run their own code.")]
 
 
+Measure = Annotated[
+    bool, typer.Option("--measure", help="Also load the models, and measure how far kinds of attention move residuals.")
+]
+
+
 def doctor(
-    config: Config = None, models: Models = None, set_: Set = None, trust: Trust = False, as_json: options.Json = False
+    config: Config = None,
+    models: Models = None,
+    set_: Set = None,
+    measure: Measure = False,
+    trust: Trust = False,
+    as_json: options.Json = False,
 ) -> None:
     """Check the installation, or with --config or --models what a run would do with its models, and what it would refuse.
 
@@ -39,7 +53,7 @@ def doctor(
 
         named = options.parse_models(models) if models else None
         settings = RunConfig.build(config, set_ or (), models=named)
-        rows = run_checks(Run(settings, DEFAULT_RUN, trust_remote_code=trust))
+        rows = run_checks(Run(settings, DEFAULT_RUN, trust_remote_code=trust), measure=measure)
     else:
         from mechprobe.doctor.installation import checks
 

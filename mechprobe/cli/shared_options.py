@@ -45,6 +45,14 @@ class Shared:
     device: Annotated[str | None, _option("--device", help="Device of models and crosscoder: cpu, cuda, cuda:1.")] = (
         None
     )
+    model_dtype: Annotated[
+        str | None,
+        _option(
+            "--model-dtype",
+            metavar="auto|float32|bfloat16|float16",
+            help="Dtype of the models. By default that of their files on a GPU, float32 on a CPU.",
+        ),
+    ] = None
     as_json: Annotated[bool, _option("--json", help="Print the result as JSON.")] = False
     dry_run: Annotated[bool, _option("--dry-run", help="Print what would be done and its cost. Write nothing.")] = False
     force: Annotated[bool, _option("--force", help="Make this stage again.")] = False
@@ -110,7 +118,14 @@ class Shared:
             config = shipped_run_file(DEFAULT_LAB)
         models = parse_models(self.models) if self.models else None
         return RunConfig.build(
-            config, self.set_ or (), models=models, seed=self.seed, device=self.device, extra=extra, start=start
+            config,
+            self.set_ or (),
+            models=models,
+            seed=self.seed,
+            device=self.device,
+            dtype=self.model_dtype,
+            extra=extra,
+            start=start,
         )
 
 

@@ -25,6 +25,7 @@ _OPTIONAL = {
     "trl": "mechprobe posttrain and lab build (install mechprobe[posttrain])",
     "peft": "models that are adapters (install mechprobe[adapters])",
     "lm-eval": "mechprobe intervene --task (install mechprobe[evals])",
+    "flash-attn": "attention = 'flash' on NVIDIA cards",
     "math-verify": "the scorer 'boxed' (install mechprobe[evals])",
 }
 
@@ -35,7 +36,7 @@ def checks() -> list[Check]:
     device, packages = _tried("device", _device), _packages()
     has_lens = any(row.name == "transformer-lens" and row.state == "ok" for row in packages)
     bridge = [_tried("TransformerBridge", _bridge)] if has_lens else []
-    return [python, *packages, device, _bf16(), *bridge, _tried("disk", _disk), _lab()]
+    return [python, *packages, device, _bf16(), *bridge, _attention(), _tried("disk", _disk), _lab()]
 
 
 def _packages() -> list[Check]:
@@ -101,6 +102,19 @@ def _disk() -> str:
     with tempfile.TemporaryDirectory(dir=Path.cwd()):
         free = shutil.disk_usage(Path.cwd()).free
     return f"{free / 1e9:.1f} GB free; the current folder is writable"
+
+
+def _attention() -> Check:
+    """Measure kinds of attention on the base model of the embedded lab."""
+    try:
+        from mechprobe.doctor.attention import measured
+        from mechprobe.lab.summary import shipped
+        from mechprobe.models.load import LanguageModel
+
+        device = "cuda" if _device().startswith("cuda") else "cpu"
+        return Check("attention", "ok", measured(LanguageModel("base", shipped() / "base", device=device)))
+    except Exception as error:  # noqa: BLE001 - a check reports every failure
+        return Check("attention", "note", first_line(error))
 
 
 def _lab() -> Check:

@@ -1,4 +1,6 @@
-"""``mechprobe doctor --config``: what a run would do with its models and inputs. Configs, tokenizers and headers are read only.
+"""``mechprobe doctor --config``: what a run would do with its models and inputs.
+
+Configs, tokenizers and headers are read only; with ``--measure`` weights, too.
 
 Every refusal is a line of its own, where the stages would stop at the first one.
 """
@@ -12,6 +14,7 @@ from typing import Any
 from mechprobe.cache.harvest.plan import plan_cache
 from mechprobe.data.encoding import PromptEncoder
 from mechprobe.data.sources import as_prompts
+from mechprobe.doctor.attention import measured
 from mechprobe.doctor.check import Check
 from mechprobe.environment import require
 from mechprobe.errors import DependencyError, MechprobeError, ModelError
@@ -58,14 +61,21 @@ class _Page:
         return any(check.state == "fail" for check in self.checks)
 
 
-def run_checks(run: Run) -> list[Check]:
-    """What a run would do with its models, prompts and tasks, and everything that it would refuse."""
+def run_checks(run: Run, *, measure: bool = False) -> list[Check]:
+    """What a run would do with its models, prompts and tasks, and everything that it would refuse.
+
+    Args:
+        run: The run, of which nothing is written.
+        measure: Whether to load the models, one at a time, and compare kinds of attention.
+    """
     page, config = _Page(), run.config
     page.tried("device", lambda: _check_places(config))
     models = _models(page, config, trust_remote_code=run.trust_remote_code)
     family = _family(page, config, models)
     if family is not None:
         _say_family(page, family, config)
+        for model in family if measure else ():
+            page.tried("attention", lambda m=model: page.say(f"attention {m.name}", measured(m)))
         _say_inputs(page, family, config, run)
         _say_settings(page, family, config)
     return page.checks
@@ -81,12 +91,10 @@ def _models(page: _Page, config: RunConfig, *, trust_remote_code: bool) -> list[
     """The models whose config, tokenizer and tensors can be used; a line for each model, and one for each refusal."""
     if not config.models:
         page.tried("models", config.family)
-    usable = []
+    usable, options = [], _options(page, config, trust_remote_code)
     for name, path in config.models.items():
         label = f"model {name}"
-        model = page.tried(
-            label, lambda n=name, p=path: LanguageModel(n, p, dtype=config.dtype, trust_remote_code=trust_remote_code)
-        )
+        model = page.tried(label, lambda n=name, p=path: LanguageModel(n, p, **options))
         if model is None:
             continue
         before = len(page.checks)
@@ -99,6 +107,14 @@ def _models(page: _Page, config: RunConfig, *, trust_remote_code: bool) -> list[
             page.say(label, _about(model))
             page.say(f"tokens {name}", _tokens(model))
     return usable
+
+
+def _options(page: _Page, config: RunConfig, trust_remote_code: bool) -> dict[str, Any]:
+    """How the models are placed and run; on the CPU in float32, so that the rest is still checked, if the device is refused."""
+    if page.refused:
+        return {"dtype": config.dtype, "trust_remote_code": trust_remote_code}
+    names = ("device", "device_map", "dtype", "attention", "tf32")
+    return {name: getattr(config, name) for name in names} | {"trust_remote_code": trust_remote_code}
 
 
 def _check_behaviour(model: LanguageModel) -> None:
@@ -158,12 +174,17 @@ def _say_family(page: _Page, family: ModelFamily, config: RunConfig) -> None:
     names: Any = family.tokenizer.convert_ids_to_tokens
     ends = ", ".join(f"{names(index)} ({index})" for index in family.end_token_ids)
     page.say("stop tokens", f"{ends or 'none'}; each of them ends the responses of every model")
+    page.say("models run", family.runs_as)
     page.say("reader", _reader(family, config))
     page.say("memory", _memory(family))
     page.say("sinks", _sinks(config))
 
 
 def _reader(family: ModelFamily, config: RunConfig) -> str:
+    if family.arithmetic.keys() & {"attention", "tf32"}:
+        return (
+            "plain hooks on transformers, not compared with TransformerBridge, which has eager attention without TF32"
+        )
     try:
         require("transformer_lens", "TransformerBridge")
     except DependencyError as error:

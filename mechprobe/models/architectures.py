@@ -58,6 +58,11 @@ def known_behaviour(config: Any) -> Behaviour | None:
     return Behaviour() if kind in _EXACT else _KNOWN.get(kind)
 
 
+def is_exact(config: Any) -> bool:
+    """Whether the architecture of a config is one with plain attention that was found exact."""
+    return type(config).__module__.startswith("transformers.") and getattr(config, "model_type", "") in _EXACT
+
+
 _measured: "weakref.WeakKeyDictionary[nn.Module, Behaviour]" = weakref.WeakKeyDictionary()
 
 

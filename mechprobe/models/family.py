@@ -53,8 +53,10 @@ class ModelFamily:
         models: Mapping[str, str | Path],
         *,
         device: str = "cpu",
-        dtype: str = "float32",
+        dtype: str = "auto",
         device_map: DeviceMap | None = None,
+        attention: str = "eager",
+        tf32: bool = False,
         trust_remote_code: bool = False,
         bos_decided: bool = False,
     ) -> "ModelFamily":
@@ -64,8 +66,10 @@ class ModelFamily:
             models: Name to local folder or hub name (``org/name``, ``org/name@revision``). The checkpoint of ``rl`` at step 40
                 is named ``rl@step_000040``.
             device: torch device of the models.
-            dtype: ``float32``, ``bfloat16`` or ``float16``.
+            dtype: ``float32``, ``bfloat16``, ``float16``, or ``auto``: that of each model's files on a GPU, float32 on a CPU.
             device_map: How accelerate distributes each model over devices, see `DeviceMap`; None places it on ``device``.
+            attention: ``eager``, ``sdpa`` or ``flash``.
+            tf32: Whether float32 matrix products of the models use TF32 on NVIDIA cards.
             trust_remote_code: Whether Python code in the model folders may run.
             bos_decided: Whether the run decides that sequences begin with BOS (``text.bos``, or a chat template). Otherwise
                 tokenizers that disagree on it are refused.
@@ -82,7 +86,14 @@ class ModelFamily:
                 raise ModelError(f"A model cannot be named '{name}': stores name a folder after it; rename the model.")
             with activity(f"finding model {name}"):
                 loaded[name] = LanguageModel(
-                    name, path, device=device, dtype=dtype, device_map=device_map, trust_remote_code=trust_remote_code
+                    name,
+                    path,
+                    device=device,
+                    dtype=dtype,
+                    device_map=device_map,
+                    attention=attention,
+                    tf32=tf32,
+                    trust_remote_code=trust_remote_code,
                 )
         with activity("checking the models and their tokenizers"):
             family = cls(loaded, bos_decided=bos_decided)
@@ -93,7 +104,7 @@ class ModelFamily:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a user should know about these models, as sentences: tokenizers that differ, ids without rows, adapters."""
-        return (*self._shared.differences, *self._rows(), *self._adapters(), *self._unused())
+        return (*self._shared.differences, *self._rows(), *self._adapters(), *self._unused(), *self._mixed())
 
     def _rows(self) -> list[str]:
         """Tokens that the family's tokenizer has, but some model has no embedding row for."""
@@ -120,6 +131,15 @@ class ModelFamily:
             f"{name} is loaded without the tensors that none of its modules uses ({len(unused)}, such as {unused[0]})."
             for name, unused in found.items()
             if unused
+        ]
+
+    def _mixed(self) -> list[str]:
+        found = {model.name: model.dtype for model in self}
+        if len(set(found.values())) == 1:
+            return []
+        named = ", ".join(f"{name} in {dtype}" for name, dtype in found.items())
+        return [
+            f"Models run in the dtypes of their files, {named}, so differences contain rounding; one dtype for all avoids that."
         ]
 
     def __getitem__(self, name: str) -> LanguageModel:
@@ -199,6 +219,24 @@ class ModelFamily:
         return {"model_dtypes": found} if found else {}
 
     @property
+    def arithmetic(self) -> dict[str, Any]:
+        """What results depend on in the way models are computed: dtypes other than float32, attention other than eager, TF32."""
+        first = next(iter(self))
+        attention = {"attention": first.attention} if first.attention != "eager" else {}
+        tf32 = {"tf32": True} if any(model.tf32 for model in self) else {}
+        return {**self.reduced_dtypes, **attention, **tf32}
+
+    @property
+    def runs_as(self) -> str:
+        """One sentence: dtype, device and attention of the models."""
+        first, dtypes = next(iter(self)), {model.name: model.dtype for model in self}
+        named = ", ".join(f"{name} in {dtype}" for name, dtype in dtypes.items())
+        dtype = named if len(set(dtypes.values())) > 1 else f"in {first.dtype}"
+        place = f"with device_map {first.device_map}" if first.device_map is not None else f"on {first.device}"
+        tf32 = ", TF32" if any(model.tf32 for model in self) else ""
+        return f"Models run {dtype} {place}, {first.attention} attention{tf32}."
+
+    @property
     def tokenizer_identity(self) -> dict[str, list[str]]:
         """Entry ``tokenizers`` of a stage's identity, if they differ: what the others do differently."""
         return {"tokenizers": list(self._shared.differences)} if self._shared.differences else {}
@@ -218,7 +256,7 @@ class ModelFamily:
         """What a stage's results depend on besides the weights: dtypes, and tokenizers and end tokens where models differ."""
         differ = len({model.own_end_ids for model in self}) > 1 or self.end_token_ids != next(iter(self)).own_end_ids
         ends = {"end_token_ids": list(self.end_token_ids)} if differ else {}
-        return {**self.reduced_dtypes, **self.tokenizer_identity, **ends}
+        return {**self.arithmetic, **self.tokenizer_identity, **ends}
 
     @property
     def pad_id(self) -> int:

@@ -1,8 +1,8 @@
 """One language model: its folder and tokenizer, and the two ways to run it.
 
 ``hf`` is the plain `transformers` model, on which generation and interventions run. ``bridge`` is a TransformerBridge over
-a copy of its own, because booting a bridge wraps the model that it is given in place. Both use eager attention, so
-that their results agree bit by bit.
+a copy of its own, because booting a bridge wraps the model that it is given in place. Both use eager attention unless another
+kind is asked for, so that their results agree bit by bit.
 """
 
 import tempfile
@@ -17,6 +17,7 @@ from mechprobe.memory import free_memory, is_out_of_memory
 from mechprobe.models.checkpoint_fit import Architecture, check_config, quietly
 from mechprobe.models.devices import DeviceMap, check_device, check_device_map, input_device
 from mechprobe.models.folder import ModelFolder, find_model
+from mechprobe.models.precision import AUTO, check_attention, check_dtype, guard_bfloat16, on_gpu, stored_dtype
 from mechprobe.models.tokenizers import load_tokenizer
 from mechprobe.models.weights import inspect, load_weights
 from mechprobe.progress import activity, loading
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
     from mechprobe.models.architectures import Behaviour
 
-DTYPES = ("float32", "bfloat16", "float16")
 _CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
 GENERATION = "generation_config.json"
 
@@ -49,7 +49,8 @@ class LanguageModel:
         folder: Where its files are, and those of its base if it is an adapter.
         device: torch device of the model.
         device_map: How accelerate distributes the modules over devices; None places all of them on ``device``.
-        dtype: Name of the weights' dtype, one of `DTYPES`.
+        attention: How attention is computed, ``eager``, ``sdpa`` or ``flash``.
+        tf32: Whether float32 matrix products of forward calls use TF32 on a GPU.
         trust_remote_code: Whether Python code in the model folder may run.
     """
 
@@ -59,19 +60,25 @@ class LanguageModel:
         path_or_name: str | Path,
         *,
         device: str = "cpu",
-        dtype: str = "float32",
+        dtype: str = AUTO,
         device_map: DeviceMap | None = None,
+        attention: str = "eager",
+        tf32: bool = False,
         trust_remote_code: bool = False,
     ) -> None:
-        if dtype not in DTYPES:
-            raise ModelError(f"dtype '{dtype}' is unknown; give {', '.join(DTYPES)}.")
+        check_dtype(dtype)
         check_device(device)
         if device_map is not None:
             check_device_map(device_map)
             require("accelerate", "A device_map")
-        self.name, self.dtype, self.trust_remote_code = name, dtype, trust_remote_code
+        self.name, self.trust_remote_code = name, trust_remote_code
         self.folder = find_model(path_or_name, role=name, trust_remote_code=trust_remote_code)
         self.device, self.device_map = device, device_map
+        self._asked_dtype, self.attention = dtype, attention
+        check_attention(attention, name, self.dtype, device if self.on_gpu else "cpu")
+        self.tf32 = tf32 and self.on_gpu and self.dtype == "float32"
+        if self.dtype == "bfloat16" and not self.on_gpu:
+            guard_bfloat16()
         self._family_end_ids: tuple[int, ...] = ()
         self._family_token_ids = 0
 
@@ -82,6 +89,18 @@ class LanguageModel:
 
     def __repr__(self) -> str:
         return f"LanguageModel({self.name!r}, {str(self.path)!r})"
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether a part of the model is on another device than the CPU."""
+        return on_gpu(self.device, self.device_map)
+
+    @cached_property
+    def dtype(self) -> str:
+        """Name of the dtype in which the model runs. ``auto`` is that of its files on a GPU, and float32 on a CPU."""
+        if self._asked_dtype != AUTO:
+            return self._asked_dtype
+        return stored_dtype(self.folder.root.path, role=self.name) if self.on_gpu else "float32"
 
     @property
     def path(self) -> Path:
@@ -193,13 +212,22 @@ class LanguageModel:
 
     @cached_property
     def hf(self) -> "PreTrainedModel":
-        """The plain transformers model: eager attention, evaluation mode, no gradients."""
+        """The plain transformers model in evaluation mode, without gradients.
+
+        Raises:
+            ModelError: The weights cannot be used, or sdpa or flash attention is too far from eager attention.
+        """
         from mechprobe.models.architectures import behaviour_of
+        from mechprobe.models.attention import settle
+        from mechprobe.models.precision import allow_tf32
 
         with loading(f"model {self.name}"):
-            model = self._load()
+            model = self._load(self.attention)
         with activity(f"trying the architecture of {self.name}"):
+            settle(model, self.attention, self.name)
             behaviour_of(model)  # measured now, before hooks are on the model
+        if self.tf32:
+            allow_tf32(model)
         return model
 
     @property
@@ -272,7 +300,7 @@ class LanguageModel:
 
         return getattr(torch, self.dtype)
 
-    def _load(self) -> "PreTrainedModel":
+    def _load(self, attention: str = "eager") -> "PreTrainedModel":
         folder, device_map = self.folder, self.device_map
         if device_map is not None and folder.base is not None:
             folder = ModelFolder(Path(self._merged_folder.name))
@@ -281,6 +309,7 @@ class LanguageModel:
             folder,
             role=self.name,
             dtype=self.dtype,
+            attention={"flash": "flash_attention_2"}.get(attention, attention),
             device_map=device_map,
             offload_folder=self._offload_folder.name if spread else None,
             trust_remote_code=self.trust_remote_code,

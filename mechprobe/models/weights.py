@@ -58,16 +58,18 @@ def load_weights(
     *,
     role: str,
     dtype: str,
+    attention: str = "eager",
     device_map: DeviceMap | None = None,
     offload_folder: str | None = None,
     trust_remote_code: bool = False,
 ) -> "PreTrainedModel":
-    """Load a model with eager attention, in evaluation mode, without gradients; adapters are merged.
+    """Load a model in evaluation mode, without gradients; adapters are merged.
 
     Args:
         folder: Where the files are.
         role: Name of the model in error messages.
         dtype: Name of the torch dtype of the weights.
+        attention: Name that transformers has for the kind of attention.
         device_map: How accelerate spreads the modules; None keeps them on the CPU. Not for adapters.
         offload_folder: Folder for modules that ``device_map`` places on disk.
         trust_remote_code: Whether Python code in the folder may run.
@@ -79,7 +81,7 @@ def load_weights(
     from transformers import AutoModelForCausalLM
 
     path = folder.root.path
-    options: dict[str, Any] = {"attn_implementation": "eager", "trust_remote_code": trust_remote_code}
+    options: dict[str, Any] = {"attn_implementation": attention, "trust_remote_code": trust_remote_code}
     if device_map is not None:
         options |= {"device_map": device_map} | ({"offload_folder": offload_folder} if offload_folder else {})
     try:
@@ -91,7 +93,7 @@ def load_weights(
         if is_out_of_memory(error):
             raise
         raise ModelError(
-            f"Model {role}: {path} cannot be loaded ({first_line(error)}); check the folder, dtype and device_map."
+            f"Model {role}: {path} cannot be loaded ({first_line(error)}); check the folder, dtype, attention and device_map."
         ) from None
     model, info = loaded
     refuse_misfit(model, info, stored_tensors(path, role=role), role=role, path=path)

@@ -23,6 +23,7 @@ from mechprobe.emergence.config import EmergenceConfig
 from mechprobe.emergence.result import Emergence
 from mechprobe.emergence.stage import emergence
 from mechprobe.models.family import ModelFamily
+from mechprobe.progress import tell_once
 from mechprobe.run_config import RunConfig
 from mechprobe.run_layout import RunLayout
 from mechprobe.stage_folder import MANIFEST, Stage
@@ -56,6 +57,7 @@ class SideStages:
         """All models of the run."""
         if self._family is None:
             self._family = self.config.family(trust_remote_code=self.trust_remote_code)
+            tell_once(self._family.runs_as)
         return self._family
 
     def dated(self, settings: Dated) -> Dated:

@@ -177,11 +177,19 @@ def choose_reader(model: LanguageModel, stream: TokenStream, sites: Sequence[Sit
 
     Up to `N_COMPARED` batches of the first shard, from its shortest to its longest sequences, run through both readers,
     with one copy of the weights in memory at a time. A model that the bridge does not support is read by plain hooks, and
-    a warning is logged; likewise where transformer-lens is not installed.
+    a warning is logged; likewise where transformer-lens is not installed. Where attention is not eager, or with TF32, no bits are
+    compared.
 
     Raises:
-        ModelError: The setting is ``reader = "plain"`` and the bits differ.
+        ModelError: The setting is ``reader = "plain"`` and the bits differ, or it is ``"bridge"`` and attention is not eager.
     """
+    if model.attention != "eager" or model.tf32:
+        if config.reader == "bridge":
+            raise ModelError(
+                f'Model {model.name}: TransformerBridge has eager attention without TF32; set reader = "plain", or '
+                'attention = "eager" and tf32 = false.'
+            )
+        return ModelReader("plain")
     if config.reader == "bridge":
         return ModelReader("bridge")
     batches = list(batches_of(stream, stream.shards[0], config.batch_tokens, model.pad_id))

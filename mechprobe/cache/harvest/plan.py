@@ -92,6 +92,7 @@ class CacheWork(ShardWork):
             "tokenizer": family.tokenizer_fingerprint,
             **prepared.identity,
             **(family.identity if config.responses else family.tokenizer_identity),
+            **family.arithmetic,
             "model_dtypes": {model.name: model.dtype for model in family},
         }
         if kept is not None:

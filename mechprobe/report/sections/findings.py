@@ -7,6 +7,9 @@ from mechprobe.report.result import JsonObject, MissingStage, Section, Table
 from mechprobe.report.run_files import RunFiles, StageInfo
 from mechprobe.report.sections.parts import counted
 
+_RUNS_MODELS = ("localize", "cache", "features", "evaluate", "select", "intervene")
+"""Stages that run models, and whose settings name how."""
+
 
 def verdict(files: RunFiles) -> str:
     """The answer of the interventions in one sentence, or the command that is needed for one."""
@@ -52,7 +55,7 @@ def provenance_section(files: RunFiles) -> Section:
     seconds = sum(manifest.get("seconds", 0.0) for manifest in done)
     commits = list(dict.fromkeys(commit for manifest in done if (commit := _commit(manifest)) != MISSING))
     says = f"{len(done)} of {counted(len(stages), 'stage')} of the chain are finished; they took {seconds:,.0f} seconds"
-    head = ["stage", "state", "folder", "seconds", "seed", "commit"]
+    head = ["stage", "state", "folder", "seconds", "seed", "models ran in", "commit"]
     return Section(
         id="provenance",
         title="Provenance: how the numbers were made",
@@ -66,7 +69,26 @@ def _provenance(stage: StageInfo) -> list[str]:
     manifest, seed = stage.manifest, stage.manifest.get("seed")
     seconds = f"{manifest['seconds']:.1f}" if "seconds" in manifest else MISSING
     shown = MISSING if seed is None else str(seed)
-    return [stage.place.name, stage.state, stage.place.folder, seconds, shown, _commit(manifest)]
+    return [
+        stage.place.name,
+        stage.state,
+        stage.place.folder,
+        seconds,
+        shown,
+        _precision(stage.place.name, manifest),
+        _commit(manifest),
+    ]
+
+
+def _precision(stage: str, manifest: JsonObject) -> str:
+    """Dtype and attention of a stage's models. Settings name them where they are not float32 and eager attention."""
+    if stage not in _RUNS_MODELS or not manifest.get("models"):
+        return MISSING
+    config = manifest.get("config", {})
+    dtypes = {name: config.get("model_dtypes", {}).get(name, "float32") for name in manifest["models"]}
+    named = ", ".join(f"{name} {dtype}" for name, dtype in dtypes.items())
+    dtype = named if len(set(dtypes.values())) > 1 else next(iter(dtypes.values()))
+    return f"{dtype}{', TF32' if config.get('tf32') else ''}, {config.get('attention', 'eager')} attention"
 
 
 def _commit(manifest: JsonObject) -> str:
