@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, cast
 
+from mechprobe.ranks import is_first
+
 LOG_SECONDS = 10.0
 """Shortest time between two lines where stderr is not a terminal."""
 _RATE_SECONDS = 30.0
@@ -28,7 +30,7 @@ _told: set[str] = set()
 
 def tell_once(sentence: str) -> None:
     """Say something on stderr once per command; workers of the command say nothing."""
-    if sentence not in _told and multiprocessing.parent_process() is None:
+    if sentence not in _told and is_first() and multiprocessing.parent_process() is None:
         _told.add(sentence)
         logging.getLogger("mechprobe").warning("%s", sentence)
 
@@ -63,7 +65,7 @@ def progress(
     """
     meter = Meter(total, unit, clock)
     target = cast("io.TextIOBase", sys.stderr) if stream is None else stream
-    if quiet:
+    if quiet or not is_first():
         yield meter.advance
     elif target.isatty():
         with _live(meter, description, target) as advance:

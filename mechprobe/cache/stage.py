@@ -17,7 +17,6 @@ import numpy as np
 from mechprobe.cache.config import CacheConfig, StoreSubset
 from mechprobe.cache.harvest.collect import collect_shards
 from mechprobe.cache.harvest.plan import CacheWork, plan_rows
-from mechprobe.cache.harvest.ranks import Ranks
 from mechprobe.cache.harvest.responses import all_responded, response_files, stream_of, write_responses
 from mechprobe.cache.result import CacheCounts
 from mechprobe.cache.store.activation_store import ActivationStore
@@ -31,6 +30,7 @@ from mechprobe.data.stream import TokenStream
 from mechprobe.errors import ArtifactError, StoreError
 from mechprobe.files import read_json, write_json
 from mechprobe.models.family import ModelFamily
+from mechprobe.ranks import Ranks
 from mechprobe.stage_folder import MANIFEST, UNFINISHED, Stage
 from mechprobe.types import Site
 

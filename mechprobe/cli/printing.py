@@ -7,14 +7,21 @@ from typing import Any
 
 
 def say(text: str = "") -> None:
-    """One line of result on stdout."""
+    """One line of result on stdout, once for several processes."""
+    from mechprobe.ranks import is_first
+
+    if not is_first():
+        return
     sys.stdout.write(text + "\n")
 
 
 def say_json(value: Any) -> None:
-    """The result as JSON on stdout."""
+    """The result as JSON on stdout, once for several processes."""
     from mechprobe.files import dump_json
+    from mechprobe.ranks import is_first
 
+    if not is_first():
+        return
     sys.stdout.write(dump_json(json.loads(json.dumps(value, default=str))))
 
 
@@ -30,6 +37,10 @@ def table_lines(rows: Mapping[str, Mapping[str, str]], columns: Sequence[str], *
 
 
 def note(text: str) -> None:
-    """One line about the work on stderr."""
+    """One line about the work on stderr, once for several processes."""
+    from mechprobe.ranks import is_first
+
+    if not is_first():
+        return
     sys.stderr.write(f"mechprobe: {text}\n")
     sys.stderr.flush()

@@ -6,7 +6,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from mechprobe.cache.harvest.prompts import PreparedPrompts
-from mechprobe.cache.harvest.ranks import Ranks
 from mechprobe.data.stream import TokenStream, build_stream
 from mechprobe.data.tokens import TokenSequence
 from mechprobe.errors import ArtifactError
@@ -14,6 +13,7 @@ from mechprobe.files import read_json, sha256_bytes, write_json
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import Generated, generate
 from mechprobe.progress import progress
+from mechprobe.ranks import Ranks
 
 logger = logging.getLogger(__name__)
 
