@@ -215,7 +215,7 @@ def ranks_of_environment(*, divides: bool = False) -> Iterator[Ranks]:
         dist.destroy_process_group()
 
 
-SEVERAL = ("cache", "features", "evaluate", "select", "intervene", "drift", "sweep")
+SEVERAL = ("cache", "features", "evaluate", "select", "intervene")
 """Commands that several processes can run together."""
 
 
