@@ -11,12 +11,15 @@ through torch.distributed (gloo). All run the same command with the same argumen
 """
 
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import fields, is_dataclass, replace
 from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -100,6 +103,15 @@ class Ranks:
         if failed and (failure is None or failed[0] != self.index):
             raise EndedElsewhereError(values[failed[0]][1]) from None
         return [found for found, _ in values]
+
+    @contextmanager
+    def own_copy(self, folder: Path) -> Iterator[Path]:
+        """The folder in the first process, a temporary copy of it in the others, whose files are not kept."""
+        with TemporaryDirectory(prefix="mechprobe_rank_") if not self.is_first else nullcontext(folder) as own:
+            if not self.is_first:
+                shutil.copytree(folder, own, dirs_exist_ok=True)
+            self.wait()
+            yield Path(own)
 
     def wait(self) -> None:
         """Wait until every process has reached this call."""

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from mechprobe.environment import environment
@@ -243,8 +242,7 @@ class Stage:
         if ranks.is_first:
             stage._begin(force, remake, beside_others)
         stage.done, stage.manifest = ranks.gather((stage.done, stage.manifest))[0]
-        with stage._in_copy() if not ranks.is_first else nullcontext():
-            ranks.wait()  # until all have copied what an interrupted run kept
+        with ranks.own_copy(stage.folder) if not stage.done else nullcontext(stage.folder) as stage.folder:
             try:
                 yield stage
             except MechprobeError as error:
@@ -263,17 +261,6 @@ class Stage:
             write_json(self.folder / UNFINISHED, self.identity)
             if not beside_others:
                 remove_partial_files(self.folder)
-
-    @contextmanager
-    def _in_copy(self) -> Iterator[None]:
-        """Write into a temporary copy of an unfinished folder: of several processes, only the first one's files are kept."""
-        if self.done:
-            yield
-            return
-        with TemporaryDirectory(prefix="mechprobe_rank_") as copy:
-            shutil.copytree(self.folder, copy, dirs_exist_ok=True)
-            self.folder = Path(copy)
-            yield
 
     def _look(self, force: bool, remake: Remake) -> Literal["done", "continue", "restart"]:
         """Decide whether the work is done, continues in the folder, or restarts in an emptied folder; write nothing."""
