@@ -10,7 +10,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from mechprobe.environment import environment
 from mechprobe.errors import BAD_INPUT, ArtifactError, MechprobeError
 from mechprobe.files import dump_json, read_json, remove_partial_files, sha256_bytes, sha256_file, write_json
 from mechprobe.progress import activity, stage as running
+from mechprobe.ranks import sharing
 
 MANIFEST = "manifest.json"
 UNFINISHED = "unfinished.json"
@@ -237,23 +238,32 @@ class Stage:
         Raises:
             ArtifactError: The folder holds other work, was not made by this stage, or cannot be written.
         """
+        ranks = sharing()
         with running(name):
             with activity("checking the inputs"):
                 stage = cls._of(folder, name, config, inputs, models)
-                state = stage._look(force, remake)
-            stage.done = state == "done"
-            if state == "restart":
-                shutil.rmtree(stage.folder)
-            if not stage.done:
-                write_json(stage.folder / UNFINISHED, stage.identity)
-                if not beside_others:
-                    remove_partial_files(stage.folder)
-            try:
-                yield stage
-            except MechprobeError as error:
-                if not stage.done and not beside_others:
-                    stage._note_refusal(error)
-                raise
+                if ranks.is_first:
+                    stage._begin(force, remake, beside_others)
+                stage.done, stage.manifest = ranks.gather((stage.done, stage.manifest))[0]
+            with ranks.own_copy(stage.folder) if not stage.done else nullcontext(stage.folder) as stage.folder:
+                try:
+                    yield stage
+                except MechprobeError as error:
+                    if not stage.done and not beside_others and ranks.is_first:
+                        stage._note_refusal(error)
+                    raise
+                ranks.wait()  # now the first process has finished the folder, which all read
+
+    def _begin(self, force: bool, remake: Remake, beside_others: bool) -> None:
+        """Look what the folder holds, empty it where it is made again, and mark it as unfinished unless the work is done."""
+        state = self._look(force, remake)
+        self.done = state == "done"
+        if state == "restart":
+            shutil.rmtree(self.folder)
+        if not self.done:
+            write_json(self.folder / UNFINISHED, self.identity)
+            if not beside_others:
+                remove_partial_files(self.folder)
 
     def _look(self, force: bool, remake: Remake) -> Literal["done", "continue", "restart"]:
         """Decide whether the work is done, continues in the folder, or restarts in an emptied folder; write nothing."""

@@ -17,7 +17,6 @@ import numpy as np
 from mechprobe.cache.config import CacheConfig, StoreSubset
 from mechprobe.cache.harvest.collect import collect_shards
 from mechprobe.cache.harvest.plan import CacheWork, ShardWork, plan_rows
-from mechprobe.cache.harvest.ranks import Ranks
 from mechprobe.cache.harvest.responses import (
     Responses,
     all_responded,
@@ -41,6 +40,7 @@ from mechprobe.errors import ArtifactError, StoreError
 from mechprobe.files import read_json, write_json
 from mechprobe.models.family import ModelFamily
 from mechprobe.progress import activity
+from mechprobe.ranks import Ranks
 from mechprobe.stage_folder import MANIFEST, UNFINISHED, Stage
 from mechprobe.types import Site
 

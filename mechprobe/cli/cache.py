@@ -9,9 +9,9 @@ from mechprobe.cli import options
 from mechprobe.cli.shared_options import Shared, takes_shared_options
 
 if TYPE_CHECKING:
-    from mechprobe.cache.harvest.ranks import Ranks
     from mechprobe.cache.store.activation_store import ActivationStore
     from mechprobe.pipeline.run import Run
+    from mechprobe.ranks import Ranks
 
 Sites = Annotated[str | None, typer.Option("--sites", help="resid_post.2, or several with commas.")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Stage folder outside the run.")]
@@ -62,9 +62,9 @@ def cache(
 
     Under torchrun several processes make one store together.
     """
-    from mechprobe.cache.harvest.ranks import parse_part
     from mechprobe.cli.options import device_map_setting, prompt_settings
     from mechprobe.errors import ConfigError
+    from mechprobe.ranks import parse_part
 
     if part is not None and shared.force:
         raise ConfigError("--force empties the store for every part; run it once without --part, or remove the folder.")
@@ -88,24 +88,23 @@ def _on_every_rank(
     shared: Shared, extra: dict[str, Any], out: Path | None, share: "Ranks | None", *, own_inputs: bool
 ) -> None:
     """Plan on the first process; make the store on all of them."""
-    from mechprobe.cache.harvest.ranks import local_device, ranks_of_environment
     from mechprobe.cli.stage_command import carry_out
     from mechprobe.pipeline.plans import plan_cache_stage
     from mechprobe.pipeline.upstream import refuse_missing
+    from mechprobe.ranks import processes
 
-    with ranks_of_environment() as ranks:
-        with ranks.agreeing():
-            run = shared.start(extra, own_inputs=own_inputs, cache=out)
-            run.config = run.config.model_copy(update={"device": local_device(run.config.device)})
-            _ = run.family
-        if shared.dry_run and not ranks.is_first:
-            return
-        if ranks.count > 1:  # otherwise every process would make the same stage
-            refuse_missing(run, "cache")
-        work = (lambda: run.cache(ranks)) if share is None else lambda: _made_part(run, share)
-        store = carry_out(shared, run, "cache", folder=run.layout.cache, plan=lambda: plan_cache_stage(run), work=work)
-        if store is not None and ranks.is_first:
-            _say_store(shared, run, store) if share is None else _say_part(shared, run, share, store)
+    ranks = processes()
+    with ranks.agreeing():
+        run = shared.start(extra, own_inputs=own_inputs, cache=out)
+        _ = run.family
+    if shared.dry_run and not ranks.is_first:
+        return
+    if ranks.count > 1:  # otherwise every process would make the same stage
+        refuse_missing(run, "cache")
+    work = (lambda: run.cache(ranks)) if share is None else lambda: _made_part(run, share)
+    store = carry_out(shared, run, "cache", folder=run.layout.cache, plan=lambda: plan_cache_stage(run), work=work)
+    if store is not None:
+        _say_store(shared, run, store) if share is None else _say_part(shared, run, share, store)
 
 
 def _say_store(shared: Shared, run: "Run", store: "ActivationStore") -> None:

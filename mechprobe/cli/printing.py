@@ -7,15 +7,22 @@ from typing import Any
 
 
 def say(text: str = "") -> None:
-    """One line of result on stdout."""
+    """One line of result on stdout, once for several processes."""
+    from mechprobe.ranks import is_first
+
+    if not is_first():
+        return
     _show_nothing_else()
     sys.stdout.write(text + "\n")
 
 
 def say_json(value: Any) -> None:
-    """The result as JSON on stdout."""
+    """The result as JSON on stdout, once for several processes."""
     from mechprobe.files import dump_json
+    from mechprobe.ranks import is_first
 
+    if not is_first():
+        return
     _show_nothing_else()
     sys.stdout.write(dump_json(json.loads(json.dumps(value, default=str))))
 
@@ -39,9 +46,12 @@ def table_lines(rows: Mapping[str, Mapping[str, str]], columns: Sequence[str], *
 
 
 def note(text: str) -> None:
-    """One line about the work on stderr."""
+    """One line about the work on stderr, once for several processes."""
     from mechprobe.progress.display import screen
+    from mechprobe.ranks import is_first
 
+    if not is_first():
+        return
     if text.startswith("warning: "):
         screen.warn(text.removeprefix("warning: "))
     sys.stderr.write(f"mechprobe: {text}\n")

@@ -27,7 +27,6 @@ def run(shared: Shared, out: Out = None, until: Until = None, dictionary_seeds: 
     """
     from dataclasses import replace
 
-    from mechprobe.cache.harvest.ranks import require_one_process
     from mechprobe.cli.printing import note, say, say_json
     from mechprobe.cli.show import show_lines
     from mechprobe.cli.stage_command import say_plan
@@ -39,7 +38,6 @@ def run(shared: Shared, out: Out = None, until: Until = None, dictionary_seeds: 
     from mechprobe.progress import activity
     from mechprobe.stage_folder import require_creatable
 
-    require_one_process("mechprobe run")
     _check_until(until, dictionary_seeds)
     if out is not None and shared.run is not None and out != shared.run:
         raise ConfigError(f"--run {shared.run} and --out {out} name two run folders; give one of them.")

@@ -80,11 +80,13 @@ class Shared:
         """
         from mechprobe.pipeline.run import Run
         from mechprobe.progress import activity
+        from mechprobe.ranks import local_device
         from mechprobe.run_layout import RunLayout
 
         with activity("reading the settings"):
             layout = RunLayout(self.run or self._default_run()).placed(**folders)
             config = self._settings(layout.run_file, extra, own_inputs=own_inputs or bool(self.models))
+        config = config.model_copy(update={"device": local_device(config.device)})
         return Run(config, layout, force=self.force, trust_remote_code=self.trust_remote_code)
 
     def _default_run(self) -> Path:
@@ -141,8 +143,11 @@ def takes_shared_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def wrapped(**values: Any) -> None:
+        from mechprobe.ranks import ranks_of_command
+
         shared = Shared(**{parameter.name: values.pop(parameter.name) for parameter in common})
-        command(shared=shared, **values)
+        with ranks_of_command(command.__name__.replace("_", "-")):
+            command(shared=shared, **values)
 
     parameters = [each.replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD) for each in [*own, *common]]
     wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

@@ -24,11 +24,15 @@ def carry_out(
     from mechprobe.pipeline.plans import plan_upstream
     from mechprobe.pipeline.upstream import make_upstream, missing_stages, refuse_missing, settings_kept
     from mechprobe.progress import activity
+    from mechprobe.ranks import sharing
     from mechprobe.stage_folder import require_creatable
 
     check_device(run.config.device)
-    if shared.no_upstream:
+    ranks = sharing()
+    if shared.no_upstream or ranks.count > 1:  # otherwise every process would make the same stage
         refuse_missing(run, stage)
+    if shared.dry_run and not ranks.is_first:
+        return None
     if shared.dry_run:
         require_creatable(folder)
         with activity("planning"):
@@ -36,8 +40,9 @@ def carry_out(
         say_plan(planned, as_json=shared.as_json)
         return None
     require_same_run(run)
+    ranks.wait()  # until all have read the settings that the first one may change
     inside = folder not in [path for _, path in run.layout.elsewhere]
-    if not inside and not missing_stages(run, stage):  # nothing is written into the run folder
+    if not ranks.is_first or (not inside and not missing_stages(run, stage)):  # nothing is written into the run folder
         make_upstream(run, stage, note)
         return work()
     with settings_kept(run) as made:

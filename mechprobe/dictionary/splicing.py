@@ -4,7 +4,7 @@ The reconstruction replaces the residual at the tokens that a store keeps and th
 special ones and attention sinks, are left as they are. The baseline puts zeros at the same tokens. ``ce_recovered = (zero − spliced) / (zero − clean)``.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -24,6 +24,7 @@ from mechprobe.models.head import Head
 from mechprobe.models.log_probs import compared_with
 from mechprobe.models.one_by_one import OneByOne, TensorFiles
 from mechprobe.progress import Advance, activity, progress
+from mechprobe.ranks import sharing
 from mechprobe.types import Site
 from sae_training import Crosscoder
 
@@ -87,8 +88,11 @@ def spliced_losses(
             "In the held-out samples no kept token is followed by a token to predict; cache longer responses, or more prompts."
         )
     models = OneByOne(family, names)
-    with progress(3 * len(names) * len(sequences), "spliced loss", unit="samples") as advance, TensorFiles() as files:
-        work = _Splicing(crosscoder, models, site, batches, batch_size, files, advance)
+    ranks = sharing()
+    own = {number: batch for number, batch in enumerate(batches) if ranks.owns(number)}
+    n_samples = sum(len(batch.ids) for batch in own.values())
+    with progress(3 * len(names) * n_samples, "spliced loss", unit="samples") as advance, TensorFiles() as files:
+        work = _Splicing(crosscoder, models, site, own, batch_size, files, advance)
         for name in names:
             work.read_clean(name)
         with activity("reconstructing the residuals"):
@@ -96,8 +100,15 @@ def spliced_losses(
         # The last model is still loaded.
         sums = {name: work.sums(name) for name in reversed(names)}
     models.release()
+    found: dict[int, dict[str, Tensor]] = {}
+    for of_rank in ranks.gather({number: {name: sums[name][number] for name in names} for number in own}):
+        found |= of_rank
+    totals = {name: torch.zeros(5, dtype=torch.float64) for name in names}
+    for name, total in totals.items():
+        for number in range(len(batches)):
+            total += found[number][name]
     return {
-        name: _loss((sums[name] / n_predictions).tolist(), n_predictions, len(sequences), targets) for name in names
+        name: _loss((totals[name] / n_predictions).tolist(), n_predictions, len(sequences), targets) for name in names
     }
 
 
@@ -148,7 +159,7 @@ class _Batch:
 
 @dataclass(frozen=True)
 class _Splicing:
-    """The passes of all models over the same batches.
+    """The passes of all models over the same batches, by number: of several processes, each has its own batches.
 
     Files hold, by batch and model, ``clean``: the model's own ``resid`` at kept positions and its ``states`` at scored ones, and
     ``edited``: the residuals that replace ``resid``.
@@ -157,7 +168,7 @@ class _Splicing:
     crosscoder: Crosscoder
     models: OneByOne
     site: Site
-    batches: Sequence[_Batch]
+    batches: Mapping[int, _Batch]
     batch_size: int
     files: TensorFiles
     advance: Advance
@@ -166,7 +177,7 @@ class _Splicing:
         """Run a model as it is."""
         model = self.models[name]
         head = Head(model)
-        for number, batch in enumerate(self.batches):
+        for number, batch in self.batches.items():
 
             def read(part: slice, batch: _Batch = batch) -> tuple[Tensor, Tensor]:
                 rows = batch.rows(part)
@@ -181,7 +192,7 @@ class _Splicing:
     def reconstruct(self) -> None:
         """Write what replaces the residuals of all models: the reconstruction, and zero for what it describes."""
         names, device = self.crosscoder.model_names, str(self.crosscoder.device)
-        for number in range(len(self.batches)):
+        for number in self.batches:
             own = [self.files.read(number, name, "clean", device=device)["resid"].float() for name in names]
             x = torch.stack(own, dim=1)
             described = TokenRule.of(self.crosscoder).by_norm(dict(zip(names, own, strict=True)))
@@ -195,17 +206,19 @@ class _Splicing:
             for index, name in enumerate(names):
                 self.files.write(number, name, "edited", spliced=spliced[:, index], zero=zero[:, index])
 
-    def sums(self, name: str) -> Float[Tensor, "5"]:
-        """Sums over all predictions of a model: cross-entropy clean, spliced and zero, and KL spliced and zero."""
+    def sums(self, name: str) -> dict[int, Float[Tensor, "5"]]:
+        """Sums over the predictions of every batch: cross-entropy clean, spliced and zero, and KL spliced and zero."""
         model = self.models[name]
-        head, sums = Head(model), torch.zeros(5, dtype=torch.float64)
-        for number, batch in enumerate(self.batches):
+        head, sums = Head(model), dict[int, Tensor]()
+        for number, batch in self.batches.items():
             device = str(self.crosscoder.device)
             clean = self.files.read(number, name, "clean", device=device)["states"]
             edits = self.files.read(number, name, "edited", device=device)
             edited = [self._edited(head, model, batch, edits[kind]) for kind in ("spliced", "zero")]
             found = compared_with(head, clean, [clean, *edited], batch.target)
-            sums += torch.stack([-own.log_prob.sum() for own in found] + [own.kl.sum() for own in found[1:]]).cpu()
+            sums[number] = torch.stack(
+                [-own.log_prob.sum() for own in found] + [own.kl.sum() for own in found[1:]]
+            ).cpu()
             self.advance(2 * len(batch.ids))
         return sums
 

@@ -23,6 +23,7 @@ from mechprobe.evals.tasks import Task
 from mechprobe.models.generation import Generated, forced_log_probs, generate, length_batches
 from mechprobe.models.load import LanguageModel
 from mechprobe.progress import activity, progress
+from mechprobe.ranks import in_turns
 from mechprobe.records import Outcome, Sample
 
 
@@ -48,16 +49,21 @@ def log_likelihoods(model: LanguageModel, pairs: Sequence[tuple[Ids, Ids]], *, b
     for row in rows:
         by_length.setdefault(len(row[1]) + 1, []).append(row)
     result = [0.0] * len(pairs)
+    batches: list[list[tuple[Ids, Ids]]] = []
+    for length, same_length in sorted(by_length.items()):
+        lengths = [len(prompt) for prompt, _ in same_length]
+        found = length_batches(lengths, max(1, batch_size // length), equal=not model.behaviour.padding)
+        batches += [[same_length[index] for index in batch] for batch in found]
+
+    def read(batch: list[tuple[Ids, Ids]]) -> list[tuple[list[float], list[float]]]:
+        return forced_log_probs(model, batch, [[pairs[index][1][-1] for index in rows[row]] for row in batch])
+
     with progress(len(rows), f"log-likelihoods by {model.name}", unit="prompts", inner=True) as advance:
-        for length, same_length in sorted(by_length.items()):
-            lengths = [len(prompt) for prompt, _ in same_length]
-            for batch in length_batches(lengths, max(1, batch_size // length), equal=not model.behaviour.padding):
-                chosen = [same_length[index] for index in batch]
-                last = [[pairs[index][1][-1] for index in rows[row]] for row in chosen]
-                for row, (before, after) in zip(chosen, forced_log_probs(model, chosen, last), strict=True):
-                    for index, value in zip(rows[row], after, strict=True):
-                        result[index] = sum(before) + value
-                advance(len(batch))
+        for batch, values in zip(batches, in_turns(read, batches), strict=True):
+            for row, (before, after) in zip(batch, values, strict=True):
+                for index, value in zip(rows[row], after, strict=True):
+                    result[index] = sum(before) + value
+            advance(len(batch))
     return result
 
 

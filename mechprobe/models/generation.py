@@ -36,6 +36,7 @@ from mechprobe.models.sampling import (
 )
 from mechprobe.models.tokenizers import require_ids
 from mechprobe.progress import progress
+from mechprobe.ranks import in_turns
 from mechprobe.types import Finish
 
 _MOST_LOGITS = 1 << 26
@@ -170,19 +171,22 @@ def generate(  # noqa: PLR0913 - the promised entry point; all but three are key
     results: list[Generated | None] = [None] * len(rows)
     equal = not require_generation(asked.hf, asked.name).padding
     sampled = partial(SeededSampling, device=asked.device, temperature=temperature, top_p=top_p, top_k=top_k)
+    batches = list(length_batches([len(row) for row in rows], batch_size, equal=equal))
+
+    def responses(batch: list[int]) -> list[list[int]]:
+        ids, mask = left_pad([rows[index] for index in batch], asked.pad_id, asked.device)
+
+        def respond(part: slice) -> list[list[int]]:
+            choice = [sampled([seeds[index] for index in batch[part]])] if seeds else []
+            return _respond(asked, (ids[part], mask[part]), max_new_tokens, n_prefix, choice, stop)
+
+        most = max(1, _MOST_LOGITS // asked.n_embedded)
+        parts = in_parts(respond, len(batch), most=most, what="Generation", unit="responses")
+        return list(chain.from_iterable(parts))
+
     with progress(len(rows), f"generation by {asked.name}", unit="responses", inner=True) as advance:
-        for batch in length_batches([len(row) for row in rows], batch_size, equal=equal):
-            ids, mask = left_pad([rows[index] for index in batch], asked.pad_id, asked.device)
-
-            def respond(
-                part: slice, batch: list[int] = batch, ids: Tensor = ids, mask: Tensor = mask
-            ) -> list[list[int]]:
-                choice = [sampled([seeds[index] for index in batch[part]])] if seeds else []
-                return _respond(asked, (ids[part], mask[part]), max_new_tokens, n_prefix, choice, stop)
-
-            most = max(1, _MOST_LOGITS // asked.n_embedded)
-            parts = in_parts(respond, len(batch), most=most, what="Generation", unit="responses")
-            for index, tokens in zip(batch, chain.from_iterable(parts), strict=True):
+        for batch, found in zip(batches, in_turns(responses, batches), strict=True):
+            for index, tokens in zip(batch, found, strict=True):
                 results[index] = asked.finished(tokens, stop, n_prefix)
             advance(len(batch))
     return [result for result in results if result is not None]

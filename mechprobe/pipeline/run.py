@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mechprobe.cache.harvest.ranks import Ranks
 from mechprobe.cache.stage import cache_activations
 from mechprobe.cache.store.activation_store import ActivationStore
 from mechprobe.data.sources import as_prompts
@@ -26,6 +25,7 @@ from mechprobe.localization.result import SiteCeilings
 from mechprobe.localization.stage import localize
 from mechprobe.pipeline.side_stages import SideStages
 from mechprobe.progress import activity, loading
+from mechprobe.ranks import Ranks
 from mechprobe.records import Outcomes
 from mechprobe.run_layout import CHAIN
 from mechprobe.selection.checks import check_selection_folder

@@ -158,7 +158,7 @@ def test_run_under_a_launcher_of_several_processes_is_refused(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["run", "--out", str(tmp_path / "run")]) == 2
-    assert "torchrun -m mechprobe cache" in capsys.readouterr().err
+    assert "`mechprobe run` runs in one process" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

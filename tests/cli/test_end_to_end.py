@@ -1,8 +1,12 @@
 """The main job through the command line, on the shipped lab at a small size: every stage, resume, single stages."""
 
 import json
+import os
 import re
 import shutil
+import socket
+import subprocess
+import sys
 from contextlib import redirect_stdout
 from io import StringIO
 from itertools import islice
@@ -20,11 +24,12 @@ from mechprobe.stage_folder import input_hash
 
 SMALL = [
     "localize.n_per_task=4", "cache.max_prompts=60", "train_sae.d_sae=128", "train_sae.k=8", "train_sae.n_tokens=20480",
-    "features.ce_samples=8", "features.gate.min_fve=0.0", "features.gate.min_ce_recovered=-9.0", "evaluate.n_per_task=24",
+    "features.ce_samples=8", "features.gate.min_fve=0.0", "features.gate.min_ce_recovered=-9.0", "evaluate.n_per_task=24", "evaluate.batch_size=16",
     "select.n_controls=2", "select.min_gained=2", "select.rule=top:10", "intervene.features=top:10", "intervene.n_random=2",
     "intervene.n_shuffled=1", "intervene.n_per_task=4", "intervene.doses=[]", "intervene.sizes=[2]", "intervene.workers=1",
     "intervene.max_new_tokens=24",
 ]  # fmt: skip
+ROOT = Path(__file__).resolve().parents[2]
 STAGES = ("localize", "cache", "crosscoder", "features", "evals", "selection", "interventions", "examples", "report")
 
 
@@ -442,3 +447,37 @@ def test_show_prints_the_run_again(first_run: tuple[Path, str], capsys: pytest.C
     assert main(["show", str(folder), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["verdict"] in printed
     assert main(["show", str(folder / "nothing")]) == 2
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_bytes_of_one(run_folder: Path, tmp_path: Path) -> None:
+    folder, alone, script = tmp_path / "run", tmp_path / "alone", tmp_path / "commands.py"
+    for copy in (folder, alone):
+        shutil.copytree(run_folder, copy)
+    # the run folder keeps its models in alphabetical order, so that outcomes made again have another order than those of `run`
+    assert main(["evaluate", "--run", str(alone), "--force"]) == 0
+    script.write_text(
+        "import sys\nfrom mechprobe.cli import main\n"
+        "for name in ('features', 'evaluate', 'select', 'intervene'):\n"
+        f"    if main([name, '--run', {str(folder)!r}, '--force']):\n        sys.exit(name)\n"
+    )
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1",
+            "--master-port", port, str(script),
+        ],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=1200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Written to") == 4, "only the first process prints"
+    assert outputs(folder) == outputs(alone)
+    assert all(
+        (folder / stage / "manifest.json").read_bytes() != (run_folder / stage / "manifest.json").read_bytes()
+        for stage in ("features", "evals", "selection", "interventions")
+    ), "the stages were made again"

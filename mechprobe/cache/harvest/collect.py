@@ -4,12 +4,12 @@ from functools import partial
 
 from mechprobe.cache.harvest.forward_batches import ModelReader, choose_reader, collect_shard
 from mechprobe.cache.harvest.plan import ShardWork
-from mechprobe.cache.harvest.ranks import Ranks
 from mechprobe.cache.store.background import Background
 from mechprobe.cache.store.shards import finished_shard, write_shard
 from mechprobe.data.stream import ShardRange, TokenStream
 from mechprobe.models.load import LanguageModel
 from mechprobe.progress import Advance, Meter, activity, progress
+from mechprobe.ranks import Ranks
 
 
 def collect_shards(work: ShardWork, stream: TokenStream, ranks: Ranks) -> int:

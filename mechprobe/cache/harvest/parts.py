@@ -12,12 +12,12 @@ from pathlib import Path
 from mechprobe.cache.config import CacheConfig
 from mechprobe.cache.harvest.collect import collect_shards
 from mechprobe.cache.harvest.plan import CacheWork
-from mechprobe.cache.harvest.ranks import Ranks
 from mechprobe.cache.harvest.responses import all_responded, stream_of, write_responses
 from mechprobe.cache.result import PartResult
 from mechprobe.cache.store.disk import folder_lock, sole_writer, translate_disk_errors
 from mechprobe.data.sources import PromptInput
 from mechprobe.models.family import ModelFamily
+from mechprobe.ranks import Ranks
 from mechprobe.stage_folder import Stage
 from mechprobe.types import Site
 

@@ -9,7 +9,6 @@ import numpy as np
 
 from mechprobe.cache.config import CacheConfig
 from mechprobe.cache.harvest.prompts import PreparedPrompts, Questions
-from mechprobe.cache.harvest.ranks import Ranks
 from mechprobe.cache.store.disk import reading_hdf5, write_hdf5
 from mechprobe.data.stream import TokenStream, build_stream
 from mechprobe.data.tokens import TokenSequence
@@ -18,6 +17,7 @@ from mechprobe.files import read_json, sha256_bytes, write_json
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import Generated, generate
 from mechprobe.progress import progress
+from mechprobe.ranks import Ranks
 
 logger = logging.getLogger(__name__)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -17,6 +18,7 @@ from mechprobe.features.table.intervals import ClassEvidence, sequence_groups, s
 from mechprobe.features.table.norms import present
 from mechprobe.features.table.sums import ActiveEntries, FeatureSums
 from mechprobe.progress import progress
+from mechprobe.ranks import in_turns, sharing
 from sae_training import Crosscoder
 
 
@@ -167,16 +169,22 @@ def collect(crosscoder: Crosscoder, store: RowStore, config: FeaturesConfig, *, 
     top = TopRows.empty(4 * config.n_examples)
     evidence: ClassEvidence | None = None
     encoder = AllReadouts(crosscoder, Readout(config.readout, config.near))
-    batches = row_batches(store, config, groups=groups, label="features")
-    for group in groups:
+    ranks = sharing()
+    batches = row_batches(store, config, groups=groups[ranks.index :: ranks.count], label="features")
+
+    def sums_of(group: range) -> FeatureSums:
         sums = FeatureSums.zeros(crosscoder.n_models, crosscoder.d_sae, crosscoder.device)
         for _ in range(group.start, group.stop, config.batch_rows):
             numbers, x = next(batches)
             if len(x):
                 top.update(sums.update(encoder, x.to(crosscoder.device)), numbers)
+        return sums
+
+    for group, sums in zip(groups, in_turns(sums_of, groups, device=crosscoder.device), strict=True):
         whole = whole.merge(sums)
         if config.bootstrap_draws:
             part = ClassEvidence.of(sums, claimed, len(sequence_starts(sample, group)))
             evidence = part if evidence is None else evidence.merge(part)
     batches.close()
-    return Collected(whole, top, evidence)
+    first, *others = ranks.gather(top)
+    return Collected(whole, reduce(TopRows.merge, others, first), evidence)

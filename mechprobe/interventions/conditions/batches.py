@@ -24,6 +24,7 @@ from mechprobe.interventions.drafting.together import Together
 from mechprobe.interventions.hooks.rewriting import SiteRewrite
 from mechprobe.models.generation import Asked, Generated
 from mechprobe.progress import tell_once
+from mechprobe.ranks import in_turns, sharing
 
 MOST_CONDITIONS = 50
 """Conditions of a batch: all are lost if a run is interrupted."""
@@ -185,11 +186,13 @@ def run_conditions(
     """
     waiting = [batch for batch in batches(runner, conditions) if not all(one.name in done for one in batch)]
     drafting = DraftingRunner(runner)
-    if workers == 1 or len(waiting) < 2:
-        for batch in waiting:
-            yield from zip(batch, drafting.run(batch), strict=True)
+    several = sharing().count > 1  # the processes of a launcher take the place of workers
+    if several or (workers > 1 and len(waiting) > 1):
+        drafting.prepare()
+    if several or workers == 1 or len(waiting) < 2:
+        for batch, codes in zip(waiting, in_turns(drafting.run, waiting), strict=True):
+            yield from zip(batch, codes, strict=True)
         return
-    drafting.prepare()
     threads = max(1, torch.get_num_threads() // workers)
     pool = ProcessPoolExecutor(
         min(workers, len(waiting)), get_context("spawn"), initializer=_start, initargs=(drafting, threads)

@@ -23,6 +23,7 @@ from mechprobe.models.head import Head
 from mechprobe.models.log_probs import token_log_probs
 from mechprobe.models.one_by_one import TensorFiles
 from mechprobe.progress import progress
+from mechprobe.ranks import in_turns, sharing
 from mechprobe.types import Site
 from sae_training import Crosscoder
 
@@ -130,11 +131,12 @@ class CleanPasses:
         self._crosscoder, self._names = crosscoder, crosscoder.model_names
         self._batch_size, self._files = batch_size, TensorFiles()
         self._batches = list(_batches(crosscoder, samples, together))
-        total = len(self._names) * sum(len(batch.ids) for batch in self._batches)
+        own = {number: batch for number, batch in enumerate(self._batches) if sharing().owns(number)}
+        total = len(self._names) * sum(len(batch.ids) for batch in own.values())
         with progress(total, "clean passes", unit="samples", inner=True) as advance:
             for name in self._names:
-                for number, batch in enumerate(self._batches):
-                    parts = self.in_parts(
+                for number, batch in own.items():
+                    parts = self._in_parts(
                         lambda rows, _, name=name: clean_residual(models[name], site, rows), batch, {}
                     )
                     self._files.write(number, name, resid=torch.cat(parts))
@@ -146,15 +148,23 @@ class CleanPasses:
     def __exit__(self, *_: object) -> None:
         self._files.__exit__()
 
-    def __iter__(self) -> Iterator[tuple[SampleBatch, Residuals]]:
-        """Every batch, in order; positions that the crosscoder does not describe (`TokenRule`) are not kept."""
-        device = str(self._crosscoder.device)
-        for number, batch in enumerate(self._batches):
+    def each(self, work: Callable[[SampleBatch, Residuals], T]) -> Iterator[list[T]]:
+        """Results of work on the parts of every batch, in order; several processes divide the batches.
+
+        Positions that the crosscoder does not describe (`TokenRule`) are not kept.
+        """
+
+        def of_batch(number: int) -> list[T]:
+            batch = self._batches[number]
             resid = {name: self._files.read(number, name, device=device)["resid"] for name in self._names}
             described = TokenRule.of(self._crosscoder).by_norm(resid)
-            yield batch if described is None else replace(batch, kept=batch.kept & described), resid
+            kept = batch if described is None else replace(batch, kept=batch.kept & described)
+            return self._in_parts(work, kept, resid)
 
-    def in_parts(self, work: Callable[[SampleBatch, Residuals], T], batch: SampleBatch, resid: Residuals) -> list[T]:
+        device = str(self._crosscoder.device)
+        return in_turns(of_batch, range(len(self._batches)), device=device)
+
+    def _in_parts(self, work: Callable[[SampleBatch, Residuals], T], batch: SampleBatch, resid: Residuals) -> list[T]:
         """Results of work on parts of a batch with its residuals."""
 
         def of_rows(part: slice) -> T:

@@ -112,8 +112,8 @@ def integrated_gradients(  # noqa: PLR0913 - a path has two ends, a read-out, a 
         CleanPasses(crosscoder, models, site, samples, batch_size=batch_size, together=together) as passes,
         progress(len(samples), "integrated gradients", unit="samples") as advance,
     ):
-        for batch, resid in passes:
-            parts += passes.in_parts(attributed, batch, resid)
-            advance(len(batch.ids))
+        for found in passes.each(attributed):
+            parts += found
+            advance(sum(len(part[0]) for part in found))
     effect, clean, without = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
     return IntegratedGradients(effect, clean, without)

@@ -83,12 +83,11 @@ def sample_effects(  # noqa: PLR0913 - a path, a metric and its steps
     ):
         for name in of:
             measured = partial(_measured, crosscoder, models, name, (site, metric, steps))
-            for batch, resid in passes:
-                found = passes.in_parts(measured, batch, resid)
+            for found in passes.each(measured):
                 of_features, of_error, clean, emptied = map(torch.cat, zip(*found, strict=True))
                 totals = [-float(of_error.sum()), float(clean.sum()), float(emptied.sum())]
                 yield SampleEffects(name, of_features, torch.tensor(totals, dtype=torch.float64))
-                advance(len(batch.ids))
+                advance(len(of_features))
 
 
 def _measured(

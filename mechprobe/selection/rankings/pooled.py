@@ -10,7 +10,9 @@ the prompt and the tuned model's response are pooled over positions, and then av
 ``swap_write`` is what J is for the ``swap`` read-out: mean ‖f_k^tuned s_tuned W_dec[k, tuned] − f_k^base s_base W_dec[k, base]‖₂.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -28,11 +30,14 @@ from mechprobe.models.generation import left_pad, length_batches
 from mechprobe.models.one_by_one import OneByOne, TensorFiles
 from mechprobe.models.residuals import residuals_plain
 from mechprobe.progress import progress
+from mechprobe.ranks import in_turns, sharing
 from mechprobe.selection.config import TOGETHER, SelectConfig
 from mechprobe.selection.scores import Scores
 from mechprobe.selection.stability import SampleValues
 from mechprobe.types import Site
 from sae_training import Crosscoder
+
+T = TypeVar("T")
 
 
 @torch.no_grad()
@@ -58,10 +63,11 @@ def score_features(
     with progress(sum(map(len, gained.values())), "scoring features", unit="samples") as advance:
         for row, (task, samples) in enumerate(gained.items()):
             pooled: dict[str, list[Tensor]] = {name: [] for name in means}
-            for x, mask, end in _residual_batches(models, sums.rule.without_first(samples), site, config):
-                for name, values in sums.add(row, x, mask, end).items():
+            for found in _of_batches(sums.of_batch, models, sums.rule.without_first(samples), site, config):
+                sums.add(row, found)
+                for name, values in found.pooled.items():
                     pooled[name].append(values)
-                advance(len(mask), task=task)
+                advance(found.n_samples, task=task)
             for name, parts in pooled.items():
                 rows, shift = torch.cat(parts), sums.shift if name == "joint" else np.ones(1)
                 means[name].append(rows.double().mean(0).numpy() * shift)
@@ -84,8 +90,23 @@ def score_features(
     return scores, SampleValues(tuple(by_sample)) if by_sample else None
 
 
+@dataclass(frozen=True)
+class _OfBatch:
+    """Sums over the positions of a batch, and the values of every sample pooled over its positions, on the CPU."""
+
+    active: Float[Tensor, " d_sae"]
+    total: Float[Tensor, " d_sae"]
+    fires: Bool[Tensor, " d_sae"]
+    difference: Float[Tensor, " d_model"]
+    last: Float[Tensor, " d_model"]
+    n_last: int
+    n_positions: int
+    n_samples: int
+    pooled: dict[str, Float[Tensor, "sample d_sae"]]
+
+
 class _Sums:
-    """Sums over the samples of all tasks, and pooled values of a batch."""
+    """Sums over the samples of all tasks, and what a batch adds to them."""
 
     def __init__(self, crosscoder: Crosscoder, models: ModelFamily, config: SelectConfig, n_tasks: int) -> None:
         self.crosscoder, self.config = crosscoder, config
@@ -100,10 +121,20 @@ class _Sums:
         self.n_positions = self.n_last = 0
         self.fires = torch.zeros(n_tasks, crosscoder.d_sae, dtype=torch.bool)
 
-    def add(
-        self, task: int, x: Mapping[str, Tensor], mask: Bool[Tensor, "sample pos"], end: Int[Tensor, " sample"]
-    ) -> dict[str, Float[Tensor, "sample d_sae"]]:
-        """Add samples of task number ``task``, pooled over ``mask``, and return their pooled values by `pooled`.
+    def add(self, task: int, found: _OfBatch) -> None:
+        """Add the samples of a batch to task number ``task``."""
+        self.active += found.active
+        self.total += found.total
+        self.fires[task] |= found.fires
+        self.difference += found.difference
+        self.last += found.last
+        self.n_last += found.n_last
+        self.n_positions += found.n_positions
+
+    def of_batch(
+        self, x: Mapping[str, Tensor], mask: Bool[Tensor, "sample pos"], end: Int[Tensor, " sample"]
+    ) -> _OfBatch:
+        """What samples add, pooled over ``mask``, with their pooled values by `pooled`.
 
         ``x`` holds the residuals ``[sample pos d_model]`` of every model, ``end`` the last prompt positions.
         """
@@ -115,22 +146,25 @@ class _Sums:
         if described is not None:
             mask = mask & described
         kept = joint[mask]
-        self.active += (kept > 0).double().sum(0).cpu()
-        self.total += kept.double().sum(0).cpu()
-        for acts in (kept, own[mask], other[mask]):
-            self.fires[task] |= (acts > 0).any(0).cpu()
-        self.difference += moved[mask].double().sum(0).cpu()
+        fires = torch.stack([(acts > 0).any(0) for acts in (kept, own[mask], other[mask])]).any(0)
         ends = (torch.arange(len(end), device=end.device), end)
         last = moved[ends] if described is None else moved[ends][described[ends]]
-        self.last += last.double().sum(0).cpu()
-        self.n_last += len(last)
-        self.n_positions += int(mask.sum())
         values = {"score": own - other, "joint": joint}
         if self.swap:
             same = self.swap == self.own
             acts = (own, other) if same else (self.swap.feature_acts(self.crosscoder, x, m) for m in (tuned, base))
             values["swap_write"] = written_norm(*acts, *self.decoders)
-        return {name: _pool(found, mask, pooling).cpu() for name, found in values.items()}
+        return _OfBatch(
+            active=(kept > 0).double().sum(0).cpu(),
+            total=kept.double().sum(0).cpu(),
+            fires=fires.cpu(),
+            difference=moved[mask].double().sum(0).cpu(),
+            last=last.double().sum(0).cpu(),
+            n_last=len(last),
+            n_positions=int(mask.sum()),
+            n_samples=len(mask),
+            pooled={name: _pool(found, mask, pooling).cpu() for name, found in values.items()},
+        )
 
 
 def decoder_change_norm(crosscoder: Crosscoder, *, base: str, tuned: str) -> Float[Tensor, " d_sae"]:
@@ -182,10 +216,17 @@ _TOKENS = 4096
 """Most tokens of a batch, padding included: it has several activations of every feature at every token."""
 
 
-def _residual_batches(
-    models: ModelFamily, samples: Sequence[TokenizedSample], site: Site, config: SelectConfig
-) -> Iterator[tuple[dict[str, Tensor], Bool[Tensor, "batch pos"], Int[Tensor, " batch"]]]:
-    """Yield ``({model: [batch pos d_model]}, kept positions, last prompt position)``; one model is in memory at a time."""
+def _of_batches(
+    work: Callable[[dict[str, Tensor], Bool[Tensor, "batch pos"], Int[Tensor, " batch"]], T],
+    models: ModelFamily,
+    samples: Sequence[TokenizedSample],
+    site: Site,
+    config: SelectConfig,
+) -> Iterator[T]:
+    """Yield ``work({model: [batch pos d_model]}, kept positions, last prompt position)`` for every batch, in order.
+
+    Several processes divide the batches. One model is in memory at a time.
+    """
     pad_id, device = models.pad_id, next(iter(models)).device
     batches = [[samples[index] for index in batch] for batch in _batches([len(sample.ids) for sample in samples])]
     inputs = [left_pad([sample.ids for sample in chosen], pad_id, device) for chosen in batches]
@@ -194,17 +235,23 @@ def _residual_batches(
         for name in models.names:
             _ = loaded[name]
             for number, (tokens, attention) in enumerate(inputs):
+                if not sharing().owns(number):
+                    continue
                 resid = residuals_plain(models[name], tokens, attention, [site], most=config.batch_size)[site]
                 files.write(number, name, resid=resid.float())
         loaded.release()
-        for number, (chosen, (tokens, _)) in enumerate(zip(batches, inputs, strict=True)):
+
+        def of_batch(number: int) -> T:
+            chosen, tokens = batches[number], inputs[number][0]
             width = tokens.shape[1]
             keep = torch.zeros(tokens.shape, dtype=torch.bool)
             for row, sample in enumerate(chosen):
                 keep[row, width - len(sample.ids) :] = torch.tensor(sample.kept)
             end = torch.tensor([width - sum(sample.response) - 1 for sample in chosen], device=tokens.device)
             x = {name: files.read(number, name, device=device)["resid"] for name in models.names}
-            yield x, keep.to(tokens.device), end
+            return work(x, keep.to(tokens.device), end)
+
+        yield from in_turns(of_batch, range(len(batches)))
 
 
 def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
