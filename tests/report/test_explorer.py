@@ -19,10 +19,9 @@ from mechprobe.errors import ArtifactError
 from mechprobe.features.contexts.files import CONTEXTS_FILE, PROMOTED_FILE
 from mechprobe.features.examples.labels import label_features
 from mechprobe.files import read_json, write_json
-from mechprobe.report import explorer as explorer_assets, stage as render
+from mechprobe.report import stage as render
 from mechprobe.report.explorer.pages import SCRIPTS, write_explorer
 from mechprobe.report.explorer.weights import Decoders, stored_matrix
-from mechprobe.report.pages.theme import DARK, LIGHT
 from mechprobe.report.run_files import RunFiles
 from mechprobe.report.stage import report
 from mechprobe.stage_folder import Stage
@@ -132,18 +131,6 @@ def test_hostile_texts_are_inert_in_every_file(tmp_path: Path) -> None:
         assert not re.search(
             r"innerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|fetch\(|XMLHttp", path.read_text()
         )
-
-
-def test_the_colors_are_those_of_the_report() -> None:
-    text = (Path(explorer_assets.__file__).parent / "assets" / "explorer.css").read_text()
-    for colors, rule in ((LIGHT, r":root {(.*?)}"), (DARK, r':root\[data-theme="dark"\] {(.*?)}')):
-        block = re.search(rule, text, re.DOTALL)
-        assert block
-        found = dict(re.findall(r"--([a-z]+): ([^;]+);", block[1]))
-        assert {name: value for name, value in found.items() if name in colors} == {
-            name: value for name, value in colors.items() if name in found
-        }
-        assert len(set(found) & set(colors)) >= 12
 
 
 def test_the_outputs_are_in_the_manifest_and_made_again(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@
       title.remove();
     }
     if (!marks.length) return;
+    let reached = null; // by keyboard
     const point = (event) => {
       const mark = nearest(marks, event.clientX, event.clientY);
       if (mark) show(mark);
@@ -54,16 +55,21 @@
     svg.addEventListener("pointermove", point);
     svg.addEventListener("pointerdown", point);
     svg.addEventListener("pointerleave", (event) => event.pointerType === "mouse" && hide());
-    frame.addEventListener("blur", hide);
+    frame.addEventListener("blur", () => {
+      reached = null;
+      hide();
+    });
     frame.addEventListener("keydown", (event) => {
       const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1, Home: -Infinity, End: Infinity }[event.key];
       const there = marks.filter((mark) => !mark.classList.contains("off"));
       if (!step || !there.length || event.ctrlKey || event.metaKey || event.altKey) return;
       event.preventDefault();
-      const now = there.indexOf(shown);
+      const now = there.indexOf(shown || reached);
       const next = now < 0 && Math.abs(step) === 1 ? (step > 0 ? 0 : there.length - 1) : Math.min(Math.max(now + step, 0), there.length - 1);
-      there[next].scrollIntoView({ block: "nearest", inline: "nearest" });
-      show(there[next]);
+      reached = there[next];
+      reached.scrollIntoView({ block: "nearest", inline: "nearest", behavior: "instant" });
+      // The scrolling hides what is shown, just before the next frame.
+      requestAnimationFrame(() => show(reached));
     });
   }
 

@@ -52,11 +52,11 @@ _FORCED: Any = {
 }  # fmt: skip
 
 
-def _turned(at: float, value: float, lying: bool) -> tuple[float, float]:
+def _turned(at: float | int, value: float | int, lying: bool) -> tuple[float | int, float | int]:
     return (value, at) if lying else (at, value)
 
 
-def _draw_bar(axes: Axes, at: float, cell: Sequence[Any], *, width: float, color: str, lying: bool) -> list[Any]:
+def _draw_bar(axes: Axes, at: float | int, cell: Sequence[Any], *, width: float, color: str, lying: bool) -> list[Any]:
     values, errors = style.error_bars([cell])
     look: Any = {"fmt": "none", "ecolor": style.INK, "elinewidth": 1, "capsize": 2}
     if lying:
@@ -64,7 +64,7 @@ def _draw_bar(axes: Axes, at: float, cell: Sequence[Any], *, width: float, color
     return [axes.bar(at, values, width, color=color), axes.errorbar([at], values, errors, **look)]
 
 
-def _draw_forced(axes: Axes, at: float, forced: ForcedPrefix, task: str, *, lying: bool) -> None:
+def _draw_forced(axes: Axes, at: float | int, forced: ForcedPrefix, task: str, *, lying: bool) -> None:
     cell = forced.accuracy.get(task, style.NOT_MEASURED)
     place = _turned(at, 100 * number(cell[0]), lying)
     drawn = axes.plot(*([part] for part in place), zorder=5, **_FORCED)
@@ -152,7 +152,7 @@ def share_figure(
         intervals: Edit → ``[number of features, share, low, high]`` of the pooled row, drawn as a band.
     """
     with style.house_style():
-        figure = style.new_figure(max(5.5, 4.4 * len(curves)), 3.3)
+        figure = style.new_figure(max(6.5, 4.4 * len(curves)), 3.3)
         panels = np.atleast_1d(figure.subplots(1, len(curves), sharey=True))
         for axes, (title, tasks) in zip(panels, curves.items(), strict=True):
             _draw_shares(axes, tasks, intervals.get(title, ()))

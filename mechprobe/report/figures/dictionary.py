@@ -128,7 +128,7 @@ def _tell_course(
     every = -(-len(lines) // _HOVERS)
     for reached in (True, False):
         chosen = [i for i in range(len(lines)) if (i % every == 0 or i == len(lines) - 1) == reached]
-        names = [f"step {lines[i]['step']:,}, {lines[i]['tokens']:,.0f} tokens" for i in chosen]
+        names = [f"{lines[i]['tokens']:,.0f} tokens" for i in chosen]
         places = [(x[i], values[i]) for i in chosen]
         tell(axes, series, drawn, places, [[values[i]] for i in chosen], names=names, at=[lines[i]["tokens"] for i in chosen],
              unit=unit, scale=1, hover=reached)  # fmt: skip

@@ -23,6 +23,7 @@ from mechprobe.report.figures.style import (
     LIGHT,
     MARKS,
     cells_of,
+    color_bar,
     error_bars,
     house_style,
     labels,
@@ -101,13 +102,13 @@ def skills_of(found: DivergenceResult) -> tuple[str, ...]:
     return ("all",)
 
 
-def kl_of(found: DivergenceResult, model: str, source: str, part: str) -> tuple[float, float, float] | None:
-    """KL with its interval, at the lowest temperature; None if it was not measured."""
+def kl_of(found: DivergenceResult, model: str, source: str, part: str) -> tuple[float, float, float, int] | None:
+    """KL with its interval and number of tokens, at the lowest temperature; None if it was not measured."""
     rows = found.find(metric="kl", model=model, source=source, by="all") if part == "all" else [
         row for by in ("skill", "task") for row in found.find(metric="kl", model=model, source=source, by=by, group=part)
     ]  # fmt: skip
     chosen: DivergenceRow | None = min(rows, key=lambda row: row.temperature or 0.0, default=None)
-    return None if chosen is None else (chosen.value, chosen.low, chosen.high)
+    return None if chosen is None else (chosen.value, chosen.low, chosen.high, chosen.n)
 
 
 def profiles_figure(behaviour: Behaviour, base: str) -> Figure:
@@ -202,7 +203,7 @@ def updates_figure(found: WeightsResult) -> Figure:
         for axes in panels[len(models) :]:
             axes.set_visible(False)
         if image is not None:
-            figure.colorbar(image, ax=list(panels), shrink=0.8, label="‖ΔW‖ / ‖W‖ (%)").solids.set_edgecolor("face")
+            color_bar(figure, image, list(panels), 0.8, "‖ΔW‖ / ‖W‖ (%)")
         return figure
 
 

@@ -17,6 +17,7 @@ from mechprobe.report.figures.style import (
     INK,
     MARKS,
     cells_of,
+    color_bar,
     house_style,
     legend,
     model_colors,
@@ -181,7 +182,7 @@ def _matrices(found: Emergence, arms: Sequence[str], rows: Sequence[Row], quanti
                 axes.set_title(plain(f"{arm}: {titles[arm]}"))
         if image is not None:
             seeds = "one seed: no interval" if n == 1 else f"mean [smallest, largest] of {n} seeds"
-            figure.colorbar(image, ax=panels, shrink=0.6, label=f"{quantity}\n({seeds})").solids.set_edgecolor("face")
+            color_bar(figure, image, panels, 0.6, f"{quantity}\n({seeds})")
         return figure
 
 

@@ -140,8 +140,8 @@ def _selected(
 
 def _others(axes: Axes, panel: Mapping[str, Any], place: int, task: str, seen: dict[str, Line2D]) -> None:
     """Means of other controls, and the forced prefix."""
-    hollow: Any = {"markerfacecolor": "none", "markersize": 7}
-    found = [
+    hollow = {"markerfacecolor": "none", "markersize": 7}
+    found: list[tuple[str, str, str, float, str, Mapping[str, Any], dict[str, Any]]] = [
         (kind, *_OTHERS[kind][:3], panel.get("labels", {}).get(kind, _OTHERS[kind][3]), by_task, {"markersize": 5})
         for kind, by_task in panel.get("others", {}).items()
         if kind in _OTHERS

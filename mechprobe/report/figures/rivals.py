@@ -43,7 +43,7 @@ class _Kind(NamedTuple):
     title: str
     mark: str
     color: str
-    size: float
+    size: float | int
 
 
 _KINDS = {

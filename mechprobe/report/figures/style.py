@@ -15,7 +15,6 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib import font_manager
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import XAxis, YAxis
 from matplotlib.collections import QuadMesh
@@ -43,6 +42,8 @@ GREY, LIGHT, BASE, GRID, SHADE, PAPER = "#767676", "#d5d5d5", "#5a5a5a", "#e6e6e
 BLUE, ORANGE, GREEN, PURPLE, SKY, RED, YELLOW = (
     "#0072b2", "#c77f00", "#008763", "#b65c8d", "#2f8fc7", "#c85400", "#9a8b00",
 )  # fmt: skip
+SERIES = (BASE, GREY, BLUE, ORANGE, GREEN, PURPLE, SKY, RED, YELLOW)
+"""Colors of marks."""
 _KNOWN = {"base": BASE, "sft": ORANGE, "rl": BLUE}
 _CYCLE = (GREEN, PURPLE, SKY, RED, YELLOW)
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -179,7 +180,7 @@ def _characters(path: str) -> frozenset[int]:
         return frozenset()
 
 
-def new_figure(width: float, height: float) -> Figure:
+def new_figure(width: float | int, height: float | int) -> Figure:
     """A figure that pyplot does not keep in memory."""
     return Figure(figsize=(width, height), layout="constrained")
 
@@ -190,7 +191,7 @@ def percent_axis(axes: Axes, label: str, *, low: float | None = 0.0, high: float
     axes.set_ylim(low, high)
 
 
-def legend(figure: Figure, handles: Sequence[Artist], names: Sequence[str], *, below: bool = False) -> None:
+def legend(figure: Figure, handles: Sequence[Any], names: Sequence[str], *, below: bool = False) -> None:
     """A legend above or below all panels, with as many columns as the width of the figure holds."""
     widths = [5.4 * max(map(len, name.split("\n"))) + 42 for name in names]
     room = 72 * figure.get_figwidth()
@@ -199,6 +200,9 @@ def legend(figure: Figure, handles: Sequence[Artist], names: Sequence[str], *, b
         return sum(float(part.max()) for part in np.array_split(np.array(widths), columns) if len(part))
 
     columns = next((n for n in range(min(8, len(names)), 1, -1) if needed(n) <= room), 1)
+    lines = -(-len(names) // columns) * max((name.count("\n") + 1 for name in names), default=1)
+    # More than two lines would take their room from the panels.
+    figure.set_figheight(figure.get_figheight() + 0.17 * max(0, lines - 2))
     place = "outside lower center" if below else "outside upper center"
     figure.legend(handles, names, loc=place, ncols=columns)
 
@@ -222,7 +226,7 @@ def logarithmic(axis: XAxis | YAxis) -> None:
     axis.set_minor_locator(NullLocator())
 
 
-def dots(axes: Axes, x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray, *, size: float) -> PathPatch:
+def dots(axes: Axes, x: np.ndarray, y: np.ndarray, *, size: float | int) -> PathPatch:
     """Many gray points as one path, which keeps an SVG small: lines of almost no length with round ends, ``size`` points wide."""
     finite = np.isfinite(np.asarray(x, dtype=float) + np.asarray(y, dtype=float))
     places = np.column_stack([np.asarray(x, dtype=float)[finite], np.asarray(y, dtype=float)[finite]])
@@ -239,7 +243,7 @@ def dots(axes: Axes, x: Sequence[float] | np.ndarray, y: Sequence[float] | np.nd
     return patch
 
 
-def cells_of(axes: Axes, values: np.ndarray, *, top: float = 1.0) -> QuadMesh:
+def cells_of(axes: Axes, values: np.ndarray, *, top: float | int = 1.0) -> QuadMesh:
     """Cells ``[row, column]`` from pale at 0 to dark at ``top``, the first row above, as shapes rather than as an image."""
     rows, columns = values.shape
     edges = np.arange(columns + 1) - 0.5, np.arange(rows + 1) - 0.5
@@ -273,6 +277,13 @@ def _short_number(value: float | int) -> str:
         return f"{value:,.0f}"
     power = min(3, int(np.log10(value)) // 3)
     return f"{value / 1000**power:.3g}{' kMG'[power]}"
+
+
+def color_bar(figure: Figure, image: Any, panels: Any, shrink: float, label: str) -> None:
+    """A bar that names the colors of ``image``, without the hairlines that SVG has between its steps."""
+    bar = figure.colorbar(image, ax=panels, shrink=shrink, label=label)
+    assert bar.solids is not None
+    bar.solids.set_edgecolor("face")
 
 
 def error_bars(intervals: Sequence[Sequence[Any]], scale: float = 100) -> tuple[np.ndarray, np.ndarray]:

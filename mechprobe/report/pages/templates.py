@@ -16,6 +16,7 @@ from mechprobe.report.result import Link, Table
 
 _CODE = re.compile(r"`([\w.:/= -]+)`")
 _NUMBER = re.compile(r"[<>±+−-]?\s?[\d–]")
+_BELOW_ZERO = re.compile(r"(?<![^\s(\[])-(?=\d)")
 _FIXED = "\u00a0"
 
 
@@ -85,9 +86,14 @@ def prose(text: str) -> Markup:
     """Text with what stands between backticks as code."""
     parts = _CODE.split(text)
     return Markup("").join(
-        Markup("<code>{}</code>").format(harmless(part)) if place % 2 else escape(harmless(part))
+        Markup("<code>{}</code>").format(harmless(part)) if place % 2 else escape(with_minus(harmless(part)))
         for place, part in enumerate(parts)
     )
+
+
+def with_minus(text: str) -> str:
+    """Text whose numbers below 0 have a minus sign in place of the hyphen."""
+    return _BELOW_ZERO.sub("−", text)
 
 
 def explained(text: str) -> Markup:
@@ -116,5 +122,6 @@ def visible(token: str) -> str:
 
 def unbroken(cell: str) -> str:
     """A cell whose only line break can be before the interval in brackets; longer text can break at every space."""
+    cell = with_minus(cell)
     value, bracket, ends = cell.partition(" [")
     return f"{value}{bracket}{ends.replace(' ', _FIXED)}" if bracket and len(cell) < 40 else cell

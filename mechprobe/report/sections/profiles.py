@@ -86,7 +86,7 @@ def _probes(found: ProbeResult) -> list[Table]:
 
 def together_section(found: ProbeResult | None) -> Section:
     """Drift against every number of divergence and weights, with rank correlations."""
-    title = "Does behaviour drift along with divergence or weights?"
+    title = "Together: does behaviour drift along with divergence or weights?"
     if found is None:
         return Section(id="together", title=title, command="mechprobe probe")
     caption = "Every mark is a checkpoint, joined in order of training. Bars: intervals of the drift of at least 95 %."
