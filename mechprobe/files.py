@@ -29,14 +29,14 @@ def write_text(path: Path | str, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
-def write_json(path: Path | str, value: Any) -> None:
+def write_json(path: Path | str, value: Any, *, sort_keys: bool = True) -> None:
     """Write the text of `dump_json` with `write_bytes`."""
-    write_text(path, dump_json(value))
+    write_text(path, dump_json(value, sort_keys=sort_keys))
 
 
-def dump_json(value: Any) -> str:
-    """Format a value as JSON with sorted keys and an indent of two spaces; NaN and infinities become null."""
-    return json.dumps(_finite(value), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+def dump_json(value: Any, *, sort_keys: bool = True) -> str:
+    """Format a value as JSON, with sorted keys by default and an indent of two spaces; NaN and infinities become null."""
+    return json.dumps(_finite(value), indent=2, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _finite(value: Any) -> Any:

@@ -21,7 +21,7 @@ from mechprobe.errors import ArtifactError, ConfigError
 from mechprobe.evals.config import ChoiceConfig, EvaluateConfig, SamplingConfig
 from mechprobe.evals.tasks import Task, load_tasks
 from mechprobe.features.config import FeaturesConfig, NullsConfig
-from mechprobe.files import read_json
+from mechprobe.files import read_json, write_json
 from mechprobe.interventions.config import InterveneConfig
 from mechprobe.json_fields import printable_models
 from mechprobe.localization.config import LocalizeConfig
@@ -289,6 +289,11 @@ def read_run_file(folder: Path | str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ArtifactError(f"{Path(folder) / RUN_FILE} does not hold the settings of a run; give --config FILE.")
     return data
+
+
+def write_run_file(folder: Path | str, given: Mapping[str, Any]) -> None:
+    """Write settings, as given, for `read_run_file`. The models keep their order, which is that of outcomes and tables."""
+    write_json(Path(folder) / RUN_FILE, given, sort_keys=False)
 
 
 def _with_shared(data: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from mechprobe.features.contexts.stage import collect_contexts
 from mechprobe.features.examples.labels import Labeler, Labels, label_features
 from mechprobe.features.stage import FeatureAnalysis, analyze_features, explain_features
 from mechprobe.features.table.feature_table import FeatureTable, require_table_packages
-from mechprobe.files import write_json
 from mechprobe.interventions.collateral import CollateralTexts, texts_of_store
 from mechprobe.interventions.hooks.positions import PositionRule
 from mechprobe.interventions.result import InterventionResults
@@ -27,6 +26,7 @@ from mechprobe.pipeline.side_stages import SideStages
 from mechprobe.progress import activity, loading
 from mechprobe.ranks import Ranks
 from mechprobe.records import Outcomes
+from mechprobe.run_config import write_run_file
 from mechprobe.run_layout import CHAIN
 from mechprobe.selection.checks import check_selection_folder
 from mechprobe.selection.result import Selection
@@ -73,7 +73,7 @@ class Run(SideStages):
 
     def save_config(self) -> None:
         """Write the settings, as given, into the run folder, where later commands find them."""
-        write_json(self.layout.run_file, self.config.given)
+        write_run_file(self.folder, self.config.given)
 
     def localize(self) -> SiteCeilings:
         """Measure sufficiency and necessity of every site, on the samples that also select features."""

@@ -5,10 +5,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from mechprobe.errors import ArtifactError, MechprobeError
-from mechprobe.files import write_json
 from mechprobe.pipeline.run import Run
 from mechprobe.progress import is_log
-from mechprobe.run_config import SHARED, read_run_file
+from mechprobe.run_config import SHARED, read_run_file, write_run_file
 from mechprobe.run_layout import CHAIN
 from mechprobe.stage_folder import MANIFEST, read_manifest, recorded_hash
 
@@ -163,7 +162,7 @@ def settings_kept(run: Run) -> Iterator[list[str]]:
         if own:
             changed[section] = own
     if changed != kept:
-        write_json(path, changed)
+        write_run_file(run.folder, changed)
 
 
 _SECTIONS = {

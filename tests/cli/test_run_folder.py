@@ -17,7 +17,7 @@ from mechprobe.errors import ArtifactError
 from mechprobe.files import write_json
 from mechprobe.pipeline.run import Run
 from mechprobe.pipeline.upstream import _other_dtype
-from mechprobe.run_config import RUN_FILE, RunConfig
+from mechprobe.run_config import RUN_FILE, RunConfig, write_run_file
 
 ROOT = Path(__file__).resolve().parents[2]
 LAB = ROOT / "artifacts" / "lab" / "shared-marker" / "run.toml"
@@ -77,11 +77,14 @@ def test_a_lab_that_cannot_be_meant_is_refused(
 
 def test_overrides_reach_every_stage_of_a_kept_run(tmp_path: Path) -> None:
     settings = RunConfig.build(LAB, ["seed=1"])
-    write_json(tmp_path / RUN_FILE, settings._given)
+    write_run_file(tmp_path, settings.given)
     again = RunConfig.build(None, ["tuned=sft"], seed=7, start=json.loads((tmp_path / RUN_FILE).read_text()))
     assert again.seed == again.select.seed == again.intervene.seed == again.cache.seed == 7
     assert again.select.tuned == again.intervene.tuned == again.localize.tuned == "sft"
     assert RunConfig.of_run(tmp_path) == settings
+    assert list(RunConfig.of_run(tmp_path).models) == list(settings.models) == ["base", "sft", "rl"], (
+        "the order of outcomes"
+    )
 
 
 def test_paths_are_kept_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
