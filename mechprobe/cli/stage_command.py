@@ -30,7 +30,7 @@ def carry_out(
         refuse_missing(run, stage)
     if shared.dry_run:
         require_creatable(folder)
-        say_plan(plan_upstream(run, stage, folder) or plan(), as_json=shared.as_json)
+        say_plan(with_cost(run, stage, plan_upstream(run, stage, folder) or plan()), as_json=shared.as_json)
         return None
     require_same_run(run)
     inside = folder not in [path for _, path in run.layout.elsewhere]
@@ -65,6 +65,16 @@ def require_same_run(run: "Run") -> None:
 
 def _named(models: dict[str, str]) -> str:
     return ", ".join(f"{name}={path}" for name, path in models.items())
+
+
+def with_cost(run: "Run", stage: str, plan: "Plan") -> "Plan":
+    """A plan with FLOP, memory, disk and time of its stage, or of the chain, on this machine."""
+    from dataclasses import replace
+
+    from mechprobe.pipeline.costs import cost_lines
+
+    lines, data = cost_lines(run, stage)
+    return replace(plan, lines=[*plan.lines, *lines], data={**plan.data, **data})
 
 
 def say_plan(plan: "Plan", *, as_json: bool) -> None:
