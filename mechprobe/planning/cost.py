@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mechprobe.planning import formulas
+from mechprobe.planning.formulas import Number
 from mechprobe.planning.rates import Rates
 from mechprobe.planning.shapes import BYTES, ModelShape
 
@@ -24,11 +25,11 @@ class StageCost:
     """
 
     stage: str
-    flop: float
+    flop: Number
     device_bytes: int
     host_bytes: int
     disk_bytes: int
-    seconds: float | None
+    seconds: Number | None
     devices: int = 1
     note: str = ""
 
@@ -54,12 +55,12 @@ class Meter:
     def forward(
         self,
         shape: ModelShape,
-        n_tokens: float,
-        length: float,
-        n_batches: float,
+        n_tokens: Number,
+        length: Number,
+        n_batches: Number,
         *,
-        layers: float | None = None,
-        passes: float = 1,
+        layers: Number | None = None,
+        passes: Number = 1,
     ) -> None:
         """Forward passes: ``passes`` forward passes' worth of FLOP, so a backward pass counts as one or two more."""
         count = shape.n_layers if layers is None else layers
@@ -69,14 +70,16 @@ class Meter:
             flop / self.rates.block_rate(self.dtype, shape.d_model) + passes * n_batches * count * self.rates.call_s
         )
 
-    def head(self, shape: ModelShape, n_positions: float, *, passes: float = 1) -> None:
+    def head(self, shape: ModelShape, n_positions: Number, *, passes: Number = 1) -> None:
         """Unembedding, and about six float64 passes over the log-probabilities (ours)."""
         flop = passes * formulas.head_flop(shape, n_positions)
         self.flop += flop
         moved = passes * 6 * 8 * n_positions * shape.n_ids
         self.seconds += flop / self.rates.block_rate(self.dtype, shape.d_model) + moved / self.rates.bandwidth
 
-    def generate(self, shape: ModelShape, n: float, prompt: float, new: float, batch: int, *, times: float = 1) -> None:
+    def generate(
+        self, shape: ModelShape, n: Number, prompt: Number, new: Number, batch: int, *, times: Number = 1
+    ) -> None:
         """Responses of ``new`` tokens to ``n`` prompts; a step reads the weights and copies the cache."""
         n_batches = max(1.0, n / batch)
         rows = min(n, batch)
@@ -92,25 +95,25 @@ class Meter:
         rate = self.rates.block_rate(self.dtype, shape.d_model)
         self.seconds += times * (flop / rate + n_batches * new * per_step)
 
-    def products(self, flop: float) -> None:
+    def products(self, flop: Number) -> None:
         """Products of a crosscoder."""
         self.flop += flop
         self.seconds += flop / self.rates.training
 
-    def move(self, n_bytes: float) -> None:
+    def move(self, n_bytes: Number) -> None:
         """Pass bytes through the memory of the device."""
         self.seconds += n_bytes / self.rates.bandwidth
 
-    def write(self, n_bytes: float) -> None:
+    def write(self, n_bytes: Number) -> None:
         """Write bytes that stay."""
         self.disk += round(n_bytes)
         self.seconds += n_bytes / self.rates.write
 
-    def read(self, n_bytes: float) -> None:
+    def read(self, n_bytes: Number) -> None:
         """Read bytes from the disk."""
         self.seconds += n_bytes / self.rates.read
 
-    def hold(self, *, device: float = 0, host: float = 0, mapped: float = 0) -> None:
+    def hold(self, *, device: Number = 0, host: Number = 0, mapped: Number = 0) -> None:
         """Hold bytes at the same time, beside what the process and the device always hold; the largest call counts.
 
         ``mapped`` are pages of files, which the system takes back where memory is short; at most half of it is expected to hold them.

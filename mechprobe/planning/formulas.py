@@ -9,38 +9,40 @@ crosscoder and its optimizer (docs/kernels.md). What is marked as ours was count
 from mechprobe.models.log_probs import BLOCK_VALUES, CHUNK_VALUES
 from mechprobe.planning.shapes import BYTES, ModelShape
 
+Number = int | float
+
 FLOAT = 4
 """Bytes of a float32."""
 
 
-def forward_flop(shape: ModelShape, n_tokens: float, context: float, n_layers: float | None = None) -> float:
+def forward_flop(shape: ModelShape, n_tokens: Number, context: Number, n_layers: Number | None = None) -> Number:
     """FLOP of blocks: ``n_tokens`` tokens, each with ``context`` keys, through ``n_layers`` blocks (None: all)."""
     layers = shape.n_layers if n_layers is None else n_layers
     attention = 4 * shape.n_heads * shape.head_dim * context
     return layers * n_tokens * (2 * shape.block_weights + attention)
 
 
-def head_flop(shape: ModelShape, n_positions: float) -> float:
+def head_flop(shape: ModelShape, n_positions: Number) -> Number:
     """FLOP of the unembedding at ``n_positions`` positions."""
     return 2 * shape.d_model * shape.n_ids * n_positions
 
 
-def backward_flop(forward: float, *, weights: bool) -> float:
+def backward_flop(forward: Number, *, weights: bool) -> Number:
     """FLOP of a backward pass: one forward pass for the gradient of activations, and one more for that of weights."""
     return forward * (2 if weights else 1)
 
 
-def encode_flop(d_all: int, d_sae: int, n_rows: float) -> float:
+def encode_flop(d_all: int, d_sae: int, n_rows: Number) -> Number:
     """FLOP of the encoder of a crosscoder: 2·D·F per row, for D = models × width and F latents."""
     return 2 * d_all * d_sae * n_rows
 
 
-def dense_step_flop(d_all: int, d_sae: int, n_tokens: float) -> float:
+def dense_step_flop(d_all: int, d_sae: int, n_tokens: Number) -> Number:
     """FLOP of training without sparsity: encode, decode, and three products of the gradient, 10·D·F per token."""
     return 10 * d_all * d_sae * n_tokens
 
 
-def sparse_step_flop(d_all: int, d_sae: int, k: float, n_tokens: float) -> float:
+def sparse_step_flop(d_all: int, d_sae: int, k: Number, n_tokens: Number) -> Number:
     """FLOP of training with ``k`` active latents: the encoder stays dense, four products are sparse; 2·D·F + 8·D·k per token."""
     return (2 * d_all * d_sae + 8 * d_all * k) * n_tokens
 
@@ -83,7 +85,7 @@ def activation_bytes(shape: ModelShape, dtype: str, n_rows: int, length: int) ->
     return residual + max(attention, mlp)
 
 
-def graph_bytes(shape: ModelShape, dtype: str, n_tokens: int, length: int, n_layers: float) -> int:
+def graph_bytes(shape: ModelShape, dtype: str, n_tokens: int, length: int, n_layers: Number) -> int:
     """Bytes that a backward pass keeps of ``n_layers`` blocks (ours): about 8 residuals, 4 inner activations and two score matrices."""
     size = BYTES[dtype]
     per_token = 8 * shape.d_model + 4 * shape.d_ff + 2 * shape.n_heads * length

@@ -64,11 +64,15 @@ class Scene:
         return int(_MARGIN * self.work.rows * max(1, len(self.config.cache.sites)) * per_row)
 
     @property
+    def stored_rows(self) -> int:
+        """Rows that stay on the disk: all, or those that modes ``stream`` and ``ring`` keep."""
+        kept = self.config.train_sae.kept
+        return self.work.rows if kept is None else min(self.work.rows, 2 * kept.rows)
+
+    @property
     def mapped_bytes(self) -> int:
-        """Bytes of the store that training maps into memory; without a whole store, those of the rows that are kept."""
-        if self.config.train_sae.mode == "cache":
-            return self.store_bytes
-        return round(self.store_bytes * min(1.0, 2 * self.config.train_sae.kept_rows / max(1, self.work.rows)))
+        """Bytes of the store that stays, which later stages map into memory."""
+        return round(self.store_bytes * self.stored_rows / max(1, self.work.rows))
 
     def training(self) -> tuple[CrosscoderConfig, TrainConfig]:
         """The settings of the dictionary, as `TrainSaeConfig.resolve` gives them."""
@@ -108,7 +112,7 @@ def _cache(scene: Scene) -> StageCost:
     work, config = scene.work, scene.config
     meter = Meter("cache", scene.rates, config.dtype)
     settings, longest = config.cache, scene.largest
-    length = work.rows / max(1, work.sequences)
+    length, rows_made = work.rows / max(1, work.sequences), scene.stored_rows
     for _, name, _ in settings.responders():
         meter.load(scene.shapes[name])
         meter.generate(
@@ -117,10 +121,9 @@ def _cache(scene: Scene) -> StageCost:
     for shape in scene.shapes.values():
         layers = min(work.layer, shape.n_layers)
         meter.load(shape, 1 if settings.reader == "bridge" else 2)
-        meter.forward(shape, work.rows, length, work.rows / settings.batch_tokens, layers=layers)
-    stored = 0 if config.train_sae.kept is not None else scene.store_bytes
-    meter.write(stored or scene.mapped_bytes)
-    meter.read(stored)
+        meter.forward(shape, rows_made, length, rows_made / settings.batch_tokens, layers=layers)
+    meter.write(scene.mapped_bytes)
+    meter.read(scene.mapped_bytes)
     new = settings.max_new_tokens if settings.responses else 0
     rows = max(1, settings.batch_tokens // max(1, round(length)))
     batch = (
@@ -133,13 +136,13 @@ def _cache(scene: Scene) -> StageCost:
             formulas.generation_bytes(longest, config.dtype, settings.generation_batch, work.longest_prompt, new)
         )
     shard = (
-        min(settings.shard_rows, work.rows) * row_bytes(settings.dtype, longest.d_model) * max(1, len(settings.sites))
+        min(settings.shard_rows, rows_made) * row_bytes(settings.dtype, longest.d_model) * max(1, len(settings.sites))
     )
     meter.hold(
         device=scene.weights + max(held),
         host=2 * shard + scene.rates.bridge - scene.rates.models + 1000 * work.sequences,
     )
-    return meter.cost(devices=scene.devices, known=scene.known, note=f"{work.rows:,} rows")
+    return meter.cost(devices=scene.devices, known=scene.known, note=f"{rows_made:,} rows")
 
 
 def _train(scene: Scene) -> StageCost:
@@ -179,7 +182,7 @@ def _features(scene: Scene) -> StageCost:
     config, work = scene.config, scene.work
     meter = Meter("features", scene.rates, config.dtype)
     shape, _ = scene.training()
-    rows = min(work.rows, config.features.max_rows or work.rows)
+    rows = min(scene.stored_rows, config.features.max_rows or work.rows)
     n_readouts = len(scene.shapes) + 1
     meter.read(scene.mapped_bytes)
     meter.products(
@@ -197,7 +200,7 @@ def _features(scene: Scene) -> StageCost:
     loss = formulas.loss_bytes(largest, config.dtype, round(32 * length), scene.rates.device)
     coded = 4 * config.features.batch_rows * (2 * n_readouts * shape.d_sae + 4 * scene.d_all)
     dictionary = 2 * formulas.FLOAT * formulas.crosscoder_weights(scene.d_all, shape.d_sae)
-    mapped = min(scene.mapped_bytes, scene.store_bytes * rows / max(1, work.rows))
+    mapped = scene.store_bytes * rows / max(1, work.rows)
     meter.hold(device=dictionary + max(scene.weights + passed + loss, coded), mapped=mapped)
     return meter.cost(known=scene.known, note=f"{rows:,} rows, {n_readouts} read-outs")
 
