@@ -29,7 +29,7 @@ def run(shared: Shared, out: Out = None, until: Until = None, dictionary_seeds: 
 
     from mechprobe.cli.printing import note, say, say_json
     from mechprobe.cli.show import show_lines
-    from mechprobe.cli.stage_command import say_plan
+    from mechprobe.cli.stage_command import say_plan, with_cost
     from mechprobe.errors import ConfigError
     from mechprobe.files import read_json
     from mechprobe.pipeline.dictionaries import check_dictionary_seeds, stages_with_dictionaries
@@ -48,7 +48,7 @@ def run(shared: Shared, out: Out = None, until: Until = None, dictionary_seeds: 
     require_run_folder(chain)
     if shared.dry_run:
         with activity("planning"):
-            planned = plan_run(chain, dictionary_seeds)
+            planned = with_cost(chain, "run", plan_run(chain, dictionary_seeds))
         say_plan(planned, as_json=shared.as_json)
         return
     if not chain.layout.run_file.is_file():

@@ -1,0 +1,224 @@
+"""``mechprobe bench --calibrate``: the rates of this machine, in less than a minute."""
+
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from mechprobe.errors import ModelError
+from mechprobe.planning.formulas import FLOAT, crosscoder_weights, forward_flop, optimizer_bytes, sparse_step_flop
+from mechprobe.planning.rates import Rates
+from mechprobe.planning.shapes import ModelShape
+
+_WIDTHS = {"cpu": (128, 384, 1024), "cuda": (1024, 4096)}
+_TOKENS, _LENGTH = {"cpu": 1024, "cuda": 8192}, 64
+_PROBE_BYTES = 1 << 27
+_SECONDS = 1.0
+_IMPORTS = """
+import json, resource, sys, time
+def held():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+import mechprobe.pipeline.plans, torch
+found = {"program": held()}
+import pandas, pyarrow.parquet
+from transformers import AutoModelForCausalLM, LlamaConfig
+sizes = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, vocab_size=64)
+AutoModelForCausalLM.from_config(LlamaConfig(**sizes))
+found["models"] = held()
+import transformer_lens.model_bridge
+found["bridge"] = held()
+print(json.dumps(found))
+"""
+
+
+def calibrate(device: str = "cpu") -> Rates:
+    """Measure the rates of a device of this machine. A busy machine gives the rates of a busy machine; `Rates.made` keeps the load.
+
+    Raises:
+        ModelError: The device does not exist.
+    """
+    import torch
+
+    from mechprobe.models.devices import check_device
+
+    check_device(device)
+    kind = torch.device(device).type
+    if kind not in _WIDTHS:
+        raise ModelError(f"Device '{device}' cannot be calibrated; give cpu or cuda.")
+    began, load = time.monotonic(), os.getloadavg()[0]
+    start_s, held = _imports()
+    dtypes = ("float32", "bfloat16")
+    bandwidth = _bandwidth(device)
+    write, read = _disk()
+    call_s, step_s = _calls(device)
+    blocks = {dtype: {str(width): _block_rate(device, dtype, width) for width in _WIDTHS[kind]} for dtype in dtypes}
+    return Rates(
+        name=_device_name(kind),
+        device="cuda" if kind == "cuda" else "cpu",
+        source="measured",
+        blocks=blocks,
+        training=_training(device, bandwidth),
+        bandwidth=bandwidth,
+        call_s=call_s,
+        step_s=step_s,
+        write=write,
+        read=read,
+        copy=_copy(device) if kind == "cuda" else bandwidth,
+        start_s=start_s,
+        **held,
+        memory=torch.cuda.get_device_properties(device).total_memory if kind == "cuda" else _host_memory(),
+        context=0,
+        made={
+            "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M"),
+            "seconds": round(time.monotonic() - began, 1),
+            "threads": torch.get_num_threads(),
+            "load": [round(load, 2), round(os.getloadavg()[0], 2)],
+            "versions": {name: version(name) for name in ("mechprobe", "torch", "transformers")},
+            "python": platform.python_version(),
+        },
+    )
+
+
+def _device_name(kind: str) -> str:
+    import torch
+
+    if kind == "cuda":
+        return torch.cuda.get_device_name()
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _host_memory() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _imports() -> tuple[float, dict[str, int]]:
+    """Seconds of a process that imports what a stage imports, and bytes that it holds at three points."""
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", _IMPORTS], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ModelError(
+            f"The stages cannot be imported ({done.stderr.strip().splitlines()[-1]}); see `mechprobe doctor`."
+        )
+    return time.monotonic() - began, json.loads(done.stdout.splitlines()[-1])
+
+
+def _best(work: Callable[[], Any], device: str, *, seconds: float = _SECONDS) -> float:
+    """Seconds of the fastest call; the first one, which chooses kernels, does not count."""
+    import torch
+
+    wait = torch.cuda.synchronize if torch.device(device).type == "cuda" else lambda: None
+    work()
+    wait()
+    found, began = [], time.monotonic()
+    while not found or (time.monotonic() - began < seconds and len(found) < 200):
+        start = time.perf_counter()
+        work()
+        wait()
+        found.append(time.perf_counter() - start)
+    return min(found)
+
+
+def _model(device: str, dtype: str, width: int, n_layers: int) -> tuple[Any, ModelShape]:
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    config = LlamaConfig(
+        hidden_size=width, intermediate_size=3 * width, num_hidden_layers=n_layers, num_attention_heads=max(1, width // 64),
+        num_key_value_heads=max(1, width // 64), vocab_size=64,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), attn_implementation="eager").to(
+        device
+    )
+    return model.eval(), ModelShape.of(config)
+
+
+def _block_rate(device: str, dtype: str, width: int) -> float:
+    """FLOP per second of two blocks on a full batch, everything in them included."""
+    import torch
+
+    model, shape = _model(device, dtype, width, 2)
+    kind = torch.device(device).type
+    ids = torch.zeros(_TOKENS[kind] // _LENGTH, _LENGTH, dtype=torch.int64, device=device)
+    with torch.no_grad():
+        taken = _best(lambda: model.model(ids, use_cache=False), device)
+    return forward_flop(shape, ids.numel(), _LENGTH) / taken
+
+
+def _calls(device: str) -> tuple[float, float]:
+    """Seconds of a block call and of a generation step, in a model too small to matter."""
+    import torch
+
+    deep, _ = _model(device, "float32", 64, 12)
+    flat, _ = _model(device, "float32", 64, 2)
+    ids = torch.zeros(1, 1, dtype=torch.int64, device=device)
+    with torch.no_grad():
+        both = [
+            _best(lambda model=model: model.model(ids, use_cache=False), device, seconds=0.5) for model in (deep, flat)
+        ]
+        call = max(1e-6, (both[0] - both[1]) / 10)
+        options = {"do_sample": False, "max_new_tokens": 32, "min_new_tokens": 32, "pad_token_id": 0}
+        whole = _best(lambda: flat.generate(ids, attention_mask=torch.ones_like(ids), **options), device, seconds=0.5)
+    return call, max(1e-6, whole / 32 - 2 * call)
+
+
+def _bandwidth(device: str) -> float:
+    """Bytes read and written per second by a copy."""
+    import torch
+
+    source = torch.zeros(_PROBE_BYTES // FLOAT, device=device)
+    target = torch.empty_like(source)
+    return 2 * _PROBE_BYTES / _best(lambda: target.copy_(source), device, seconds=0.3)
+
+
+def _copy(device: str) -> float:
+    import torch
+
+    source = torch.zeros(_PROBE_BYTES // FLOAT, pin_memory=True)
+    return _PROBE_BYTES / _best(lambda: source.to(device), device, seconds=0.3)
+
+
+def _disk() -> tuple[float, float]:
+    """Bytes per second that reach the disk, and that come back after the system has forgotten them."""
+    data = os.urandom(1 << 20) * (_PROBE_BYTES >> 20)
+    with tempfile.NamedTemporaryFile(prefix="mechprobe_bench_") as file:
+        began = time.perf_counter()
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+        write = len(data) / (time.perf_counter() - began)
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        file.seek(0)
+        began = time.perf_counter()
+        while file.read(1 << 22):
+            pass
+        return write, len(data) / (time.perf_counter() - began)
+
+
+def _training(device: str, bandwidth: float) -> float:
+    """FLOP per second of the products of a crosscoder's step, without the time of its optimizer."""
+    import torch
+
+    from sae_training import CrosscoderConfig, TrainConfig
+    from sae_training.crosscoder import Crosscoder
+    from sae_training.trainer import Trainer
+
+    d_model, d_sae, k, batch = (256, 4096, 32, 512) if torch.device(device).type == "cpu" else (2048, 16384, 64, 4096)
+    crosscoder = Crosscoder(CrosscoderConfig(n_models=3, d_model=d_model, d_sae=d_sae, k=k)).to(device)
+    trainer = Trainer(crosscoder, TrainConfig(n_tokens=10**6, batch_size=batch))
+    x = torch.randn(batch, 3, d_model, generator=torch.Generator().manual_seed(0)).to(device)
+    trainer.set_up([x])
+    taken = _best(lambda: trainer.step(x), device)
+    products = taken - optimizer_bytes(crosscoder_weights(3 * d_model, d_sae)) / bandwidth
+    return sparse_step_flop(3 * d_model, d_sae, k, batch) / max(products, taken / 4)

@@ -1,0 +1,131 @@
+"""The cost of one stage, and the sum that a stage's steps add to."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mechprobe.planning import formulas
+from mechprobe.planning.formulas import Number
+from mechprobe.planning.rates import Rates
+from mechprobe.planning.shapes import BYTES, ModelShape
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """What a stage costs on one device.
+
+    Attributes:
+        stage: Its name.
+        flop: FLOP of its products.
+        device_bytes: Peak memory of the device; that of the process where the device is the CPU.
+        host_bytes: Peak memory of the largest process.
+        disk_bytes: Bytes that stay on the disk.
+        seconds: Time; None where the rates of the device are unknown.
+        devices: Devices that share the work.
+        note: What the reader should know, as a sentence.
+    """
+
+    stage: str
+    flop: Number
+    device_bytes: int
+    host_bytes: int
+    disk_bytes: int
+    seconds: Number | None
+    devices: int = 1
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The cost as JSON values."""
+        return asdict(self)
+
+
+class Meter:
+    """Adds up the steps of one stage."""
+
+    def __init__(self, stage: str, rates: Rates, dtype: str, *, models: bool = True) -> None:
+        self.stage, self.rates, self.dtype = stage, rates, dtype
+        self.flop, self.seconds, self.disk = 0.0, rates.start_s, 0
+        self._base = rates.models if models else rates.program
+        self._held, self._device, self._host = 0, 0, 0
+
+    def load(self, shape: ModelShape, times: int = 1) -> None:
+        """Read the weights of a model from the disk, and hand them to the device."""
+        stored = shape.parameters * BYTES.get(shape.stored_as, 4)
+        self.seconds += times * (stored / self.rates.read + shape.weight_bytes(self.dtype) / self.rates.copy)
+
+    def forward(
+        self,
+        shape: ModelShape,
+        n_tokens: Number,
+        length: Number,
+        n_batches: Number,
+        *,
+        layers: Number | None = None,
+        passes: Number = 1,
+    ) -> None:
+        """Forward passes: ``passes`` forward passes' worth of FLOP, so a backward pass counts as one or two more."""
+        count = shape.n_layers if layers is None else layers
+        flop = passes * formulas.forward_flop(shape, n_tokens, length, count)
+        self.flop += flop
+        self.seconds += (
+            flop / self.rates.block_rate(self.dtype, shape.d_model) + passes * n_batches * count * self.rates.call_s
+        )
+
+    def head(self, shape: ModelShape, n_positions: Number, *, passes: Number = 1) -> None:
+        """Unembedding, and about six float64 passes over the log-probabilities (ours)."""
+        flop = passes * formulas.head_flop(shape, n_positions)
+        self.flop += flop
+        moved = passes * 6 * 8 * n_positions * shape.n_ids
+        self.seconds += flop / self.rates.block_rate(self.dtype, shape.d_model) + moved / self.rates.bandwidth
+
+    def generate(
+        self, shape: ModelShape, n: Number, prompt: Number, new: Number, batch: int, *, times: Number = 1
+    ) -> None:
+        """Responses of ``new`` tokens to ``n`` prompts; a step reads the weights and copies the cache."""
+        n_batches = max(1.0, n / batch)
+        rows = min(n, batch)
+        self.forward(shape, times * n * prompt, prompt, times * n_batches)
+        flop = formulas.forward_flop(shape, n * new, prompt + new / 2) + formulas.head_flop(shape, n * new)
+        cache = 2 * formulas.kv_bytes(shape, self.dtype, max(1, round(rows)), round(prompt + new / 2))
+        logits = 8 * rows * shape.n_ids * formulas.FLOAT
+        read = shape.weight_bytes(self.dtype) if self.rates.device == "cuda" else 0
+        per_step = (
+            (cache + logits + read) / self.rates.bandwidth + shape.n_layers * self.rates.call_s + self.rates.step_s
+        )
+        self.flop += times * flop
+        rate = self.rates.block_rate(self.dtype, shape.d_model)
+        self.seconds += times * (flop / rate + n_batches * new * per_step)
+
+    def products(self, flop: Number) -> None:
+        """Products of a crosscoder."""
+        self.flop += flop
+        self.seconds += flop / self.rates.training
+
+    def move(self, n_bytes: Number) -> None:
+        """Pass bytes through the memory of the device."""
+        self.seconds += n_bytes / self.rates.bandwidth
+
+    def write(self, n_bytes: Number) -> None:
+        """Write bytes that stay."""
+        self.disk += round(n_bytes)
+        self.seconds += n_bytes / self.rates.write
+
+    def read(self, n_bytes: Number) -> None:
+        """Read bytes from the disk."""
+        self.seconds += n_bytes / self.rates.read
+
+    def hold(self, *, device: Number = 0, host: Number = 0, mapped: Number = 0) -> None:
+        """Hold bytes at the same time, beside what the process and the device always hold; the largest call counts.
+
+        ``mapped`` are pages of files, which the system takes back where memory is short; at most half of it is expected to hold them.
+        """
+        self._device = max(self._device, round(device))
+        limit = self.rates.memory / 2 if self.rates.device == "cpu" else 64e9
+        self._host = max(self._host, round(host + min(mapped, limit) + (device if self.rates.device == "cpu" else 0)))
+
+    def cost(self, *, devices: int = 1, note: str = "", known: bool = True) -> StageCost:
+        """The sum. ``devices`` devices share the work after the start."""
+        start = self.rates.start_s
+        host = self._base + self._host
+        device = host if self.rates.device == "cpu" else self.rates.context + self._device
+        seconds = start + (self.seconds - start) / devices if known else None
+        return StageCost(self.stage, self.flop, device, host, self.disk, seconds, devices, note)

@@ -1,0 +1,173 @@
+"""The plan of a run: the costs of its stages for a card or this machine, as text and as JSON values."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mechprobe.cache.result import duration
+from mechprobe.errors import ConfigError, ModelError, first_line
+from mechprobe.formatting import byte_size
+from mechprobe.planning.cost import StageCost
+from mechprobe.planning.rates import Rates
+from mechprobe.planning.shapes import ModelShape
+from mechprobe.planning.stages import SPREAD, Scene, stage_costs
+from mechprobe.planning.work import Assumed, Workload, count_work
+from mechprobe.run_config import RunConfig
+from mechprobe.run_layout import RunLayout
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """The costs of the stages of a run.
+
+    Attributes:
+        costs: One per stage, in order.
+        shapes: Model name to its sizes.
+        work: What was counted or assumed.
+        rates: The device.
+        devices: Number of devices.
+        dtype: dtype of the models.
+    """
+
+    costs: Sequence[StageCost]
+    shapes: Mapping[str, ModelShape]
+    work: Workload
+    rates: Rates
+    devices: int
+    dtype: str
+
+    @property
+    def lines(self) -> list[str]:
+        """A table, and what it rests on."""
+        return [*self._head(), "", *table(self.costs, self.rates), "", *self._foot()]
+
+    def _head(self) -> list[str]:
+        sizes = {
+            name: f"{shape.parameters / 1e9:.3g}B, width {shape.d_model}, {shape.n_layers} layers"
+            for name, shape in self.shapes.items()
+        }
+        device = f"{self.devices} × {self.rates.name}" if self.rates.device == "cuda" else self.rates.name
+        return [
+            "models  " + "; ".join(f"{name} ({size})" for name, size in sizes.items()) + f"; {self.dtype}",
+            f"device  {device}, {byte_size(self.rates.memory)}, rates {self.rates.source}",
+            f"work    {self.work.prompts:,} prompts, {self.work.rows:,} tokens in the store, {self.work.samples:,} task prompts",
+        ]
+
+    def _foot(self) -> list[str]:
+        short = [cost.stage for cost in self.costs if cost.device_bytes > self.rates.memory]
+        found = list(self.work.notes)
+        if short:
+            found.append(f"{', '.join(short)} would not fit in the memory of one device.")
+        if self.devices > 1:
+            found.append(f"Several devices share {', '.join(SPREAD)}; every other stage takes one.")
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as JSON values."""
+        return {
+            "stages": [cost.to_dict() for cost in self.costs],
+            "models": {name: asdict(shape) for name, shape in self.shapes.items()},
+            "work": asdict(self.work),
+            "rates": asdict(self.rates),
+            "devices": self.devices,
+            "dtype": self.dtype,
+            "seconds": sum(cost.seconds or 0.0 for cost in self.costs),
+        }
+
+
+def table(costs: Sequence[StageCost], rates: Rates) -> list[str]:
+    """The costs in columns; on a CPU, device and process are one."""
+    on_card = rates.device == "cuda"
+    rows = [["stage", "FLOP", *(["card memory", "process"] if on_card else ["memory"]), "disk", "time", ""]]
+    for cost in costs:
+        memory = [byte_size(cost.device_bytes)] if on_card else []
+        rows.append([cost.stage, *flop_disk_time(cost, [*memory, byte_size(cost.host_bytes)]), cost.note])
+    known = [cost.seconds for cost in costs if cost.seconds is not None]
+    if len(costs) > 1:
+        whole = f"{sum(cost.flop for cost in costs):.2g}"
+        blank = [""] * (2 if on_card else 1)
+        rows.append(
+            [
+                "all",
+                whole,
+                *blank,
+                byte_size(sum(c.disk_bytes for c in costs)),
+                duration(sum(known)) if known else "–",
+                "",
+            ]
+        )
+    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def flop_disk_time(cost: StageCost, memory: Sequence[str]) -> list[str]:
+    """FLOP, the given memory, disk and time of a stage, as text."""
+    time = "–" if cost.seconds is None else duration(cost.seconds)
+    return [f"{cost.flop:.2g}", *memory, byte_size(cost.disk_bytes) if cost.disk_bytes else "–", time]
+
+
+def plan_config(
+    config: RunConfig,
+    rates: Rates,
+    *,
+    devices: int = 1,
+    model_config: Path | None = None,
+    layout: RunLayout | None = None,
+    assumed: Assumed | None = None,
+) -> RunPlan:
+    """Plan a run from its settings. Models need a ``config.json`` only; prompts and tasks that are missing are assumed.
+
+    Args:
+        config: The settings.
+        rates: The device, measured or published.
+        devices: Number of devices.
+        model_config: A ``config.json`` that stands for every model.
+        layout: A run folder whose finished stages know counts.
+        assumed: What to take where files cannot be read.
+
+    Raises:
+        ConfigError: There are no models, or the number of devices is below one.
+        ModelError: A model has no config that can be used.
+    """
+    config.require_models()
+    if devices < 1:
+        raise ConfigError(f"--devices is {devices}; give 1 or more.")
+    one = None if model_config is None else ModelShape.of_file(model_config)
+    shapes = {name: one or _shape(name, path) for name, path in config.models.items()}
+    depth = next(iter(shapes.values())).n_layers
+    tokenizer = None if one is not None else _tokenizer(next(iter(config.models.values())))
+    work = count_work(config, layout, tokenizer, depth, assumed or Assumed())
+    scene = Scene(config, shapes, work, rates, devices)
+    return RunPlan(stage_costs(scene), shapes, work, rates, devices, scene.dtype)
+
+
+def _shape(name: str, path: str) -> ModelShape:
+    """Sizes of a model: from its folder, or from the config alone where it is on the hub."""
+    place = Path(path)
+    if place.is_dir():
+        return ModelShape.of_file(place)
+    from transformers import AutoConfig
+
+    from mechprobe.models.checkpoint_fit import quietly
+
+    repository, _, revision = path.partition("@")
+    try:
+        with quietly():
+            config = AutoConfig.from_pretrained(repository, revision=revision or None)
+    except Exception as error:  # noqa: BLE001 - the hub client raises many unrelated types
+        raise ModelError(
+            f"Model {name}: {path} is not a local folder, and the hub did not give its config ({first_line(error)}); "
+            "give --model-config FILE, a config.json of this architecture."
+        ) from None
+    return ModelShape.of(config)
+
+
+def _tokenizer(path: str) -> Any:
+    """The tokenizer of a model; None where there is none."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(path.partition("@")[0])
+    except Exception:  # noqa: BLE001 - the plan then counts characters, and says so
+        return None

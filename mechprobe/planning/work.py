@@ -1,0 +1,191 @@
+"""How much a run has to do, as counts: prompts, tokens, samples. Read from files and finished stages, or assumed, which is said."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from mechprobe.data.sources import as_prompts, in_order
+from mechprobe.errors import MechprobeError
+from mechprobe.evals.answering import prompts_of
+from mechprobe.evals.tasks import Task, split_tasks
+from mechprobe.run_config import RunConfig
+from mechprobe.run_layout import RunLayout
+from mechprobe.stage_folder import MANIFEST, read_manifest
+
+_SAMPLED = 512
+"""Prompts whose tokens are counted; the rest are taken to be alike."""
+_CHARACTERS = 4
+"""Characters of a token where no tokenizer is at hand (ours)."""
+
+
+@dataclass(frozen=True)
+class Assumed:
+    """What a plan takes where files cannot be read.
+
+    Attributes:
+        prompts: Number of prompts.
+        prompt_tokens: Tokens of a prompt.
+        tasks, samples: Number of tasks, and of samples of each.
+        response_tokens: Tokens of a response; None takes the longest that the settings allow.
+    """
+
+    prompts: int = 10_000
+    prompt_tokens: int = 256
+    tasks: int = 5
+    samples: int = 200
+    response_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Counts of a run.
+
+    Attributes:
+        prompts, prompt_tokens, longest_prompt: Prompts that are cached, their mean and greatest number of tokens.
+        rows: Tokens that the store holds.
+        sequences: Sequences that the store holds.
+        tasks: Number of tasks.
+        samples, task_tokens, longest_task: Prompts of all tasks, their mean and greatest number of tokens.
+        selecting, judging: Prompts in the halves that select and that judge.
+        located: Prompts that ``localize`` asks.
+        gained: Samples of G_t.
+        response: Mean number of tokens of a response to a task.
+        conditions: Conditions of ``intervene``; None derives them from the settings.
+        layer: Depth of the site, in blocks.
+        notes: What was assumed, as sentences.
+    """
+
+    prompts: int
+    prompt_tokens: float
+    longest_prompt: int
+    rows: int
+    sequences: int
+    tasks: int
+    samples: int
+    task_tokens: float
+    longest_task: int
+    selecting: int
+    judging: int
+    located: int
+    gained: int
+    response: float
+    conditions: int | None
+    layer: int
+    notes: tuple[str, ...] = field(default=())
+
+
+def count_work(
+    config: RunConfig, layout: RunLayout | None, tokenizer: Any, n_layers: int, assumed: Assumed
+) -> Workload:
+    """Count the work of a run.
+
+    Args:
+        config: The settings.
+        layout: The run folder, whose finished stages know counts exactly; None where there is none.
+        tokenizer: Tokenizer of the models; None counts a token per four characters.
+        n_layers: Blocks of the models.
+        assumed: What to take where prompts or tasks cannot be read.
+    """
+    notes: list[str] = (
+        []
+        if tokenizer is not None
+        else [f"No tokenizer is at hand; a token is taken to have {_CHARACTERS} characters."]
+    )
+    n_prompts, lengths = _prompts(config, _counter(tokenizer), assumed, notes)
+    most = config.tasks.max_new_tokens
+    response = float(assumed.response_tokens or most)
+    halves, asked = _tasks(config, _counter(tokenizer), assumed, notes)
+    made = {} if layout is None else _made(layout)
+    stored = made.get("cache", {})
+    drawn = min(n_prompts, config.cache.max_prompts or n_prompts)
+    new = min(assumed.response_tokens or config.cache.max_new_tokens, config.cache.max_new_tokens)
+    n_responses = len(config.cache.responses)
+    sequences = drawn * max(1, n_responses)
+    rows = round(sequences * (mean(lengths) + (new if n_responses else 0)))
+    limit = config.cache.max_tokens
+    rows = rows if limit is None else min(rows, limit)
+    if not stored and n_responses:
+        notes.append(f"Every response is taken to have {new} tokens.")
+    gained = made.get("selection", {})
+    located = [first.take(config.localize.n_per_task) for first, _ in halves] if halves else []
+    selecting = sum(len(first.samples) for first, _ in halves) if halves else len(asked) // 2
+    return Workload(
+        prompts=drawn,
+        prompt_tokens=mean(lengths),
+        longest_prompt=max(lengths),
+        rows=stored.get("rows", rows),
+        sequences=stored.get("sequences", sequences),
+        tasks=len(halves) or assumed.tasks,
+        samples=len(asked),
+        task_tokens=mean(asked),
+        longest_task=max(asked),
+        selecting=selecting,
+        judging=len(asked) - selecting,
+        located=sum(len(task.samples) for task in located)
+        if halves
+        else min(selecting, assumed.tasks * (config.localize.n_per_task or selecting)),
+        gained=sum(gained.values()) if gained else min(selecting // 4, 5 * config.select.max_samples),
+        response=response,
+        conditions=made.get("interventions", {}).get("conditions"),
+        layer=_layer(config, n_layers),
+        notes=tuple(notes),
+    )
+
+
+def _counter(tokenizer: Any) -> Callable[[str], int]:
+    if tokenizer is None:
+        return lambda text: max(1, len(text) // _CHARACTERS)
+    return lambda text: max(1, len(tokenizer(text).input_ids))
+
+
+def _prompts(
+    config: RunConfig, count: Callable[[str], int], assumed: Assumed, notes: list[str]
+) -> tuple[int, Sequence[int]]:
+    """Number of prompts, and tokens of some of them, as far as the settings let them be."""
+    limit = config.cache.max_length or (1 << 30)
+    try:
+        prompts = as_prompts(config.prompt_source())
+        some = [prompt for _, prompt in in_order(prompts, range(min(_SAMPLED, len(prompts))), all_needed=False)]
+    except (MechprobeError, OSError) as error:
+        n, length = assumed.prompts, min(assumed.prompt_tokens, limit)
+        if config.cache.max_tokens is not None:
+            n = max(1, config.cache.max_tokens // length)
+        notes.append(f"{n:,} prompts of {length:,} tokens are assumed, because: {error}")
+        return n, [length]
+    texts = [
+        f"{prompt.prompt}{prompt.response or ''}" or " ".join(str(m.get("content", "")) for m in prompt.messages or ())
+        for prompt in some
+    ]
+    return len(prompts), [min(count(text), limit) for text in texts]
+
+
+def _tasks(
+    config: RunConfig, count: Callable[[str], int], assumed: Assumed, notes: list[str]
+) -> tuple[list[tuple[Task, Task]], Sequence[int]]:
+    """Both halves of every task, and tokens of all its prompts."""
+    try:
+        tasks = [task.take(config.evaluate.n_per_task) for task in config.load_tasks()]
+    except (MechprobeError, OSError) as error:
+        per_task = config.evaluate.n_per_task or assumed.samples
+        notes.append(
+            f"{assumed.tasks} tasks of {per_task:,} prompts of {assumed.prompt_tokens:,} tokens are assumed, because: {error}"
+        )
+        return [], [assumed.prompt_tokens] * (assumed.tasks * per_task)
+    lengths = [count(prompt.prompt) for task in tasks for sample in task.samples for prompt in prompts_of(task, sample)]
+    return split_tasks(tasks, seed=config.select.seed), [n for n in lengths for _ in range(config.tasks.sampling.n)]
+
+
+def _made(layout: RunLayout) -> dict[str, dict[str, int]]:
+    """Counts of finished stages, by folder."""
+    folders: dict[str, Path] = {name: getattr(layout, name) for name in ("cache", "selection", "interventions")}
+    return {name: read_manifest(folder)["counts"] for name, folder in folders.items() if (folder / MANIFEST).is_file()}
+
+
+def _layer(config: RunConfig, n_layers: int) -> int:
+    """Blocks up to the site; half of them where ``localize`` chooses it."""
+    from mechprobe.types import Site
+
+    layers = [Site.parse(site).layer + 1 for site in config.cache.sites]
+    return max(layers) if layers else (n_layers + 1) // 2
