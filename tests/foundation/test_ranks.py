@@ -53,31 +53,37 @@ except MechprobeError as error:
 """
 
 
-def run(folder: Path, mode: str, victim: int = -1, n: int = 2) -> tuple[int, list[str]]:
-    """Exit code and sentences of the script in ``n`` processes."""
+def run(folder: Path, mode: str, victim: int = -1, n: int = 2, *, torchrun: bool = True) -> tuple[int, list[str]]:
+    """Exit code and sentences of the script in ``n`` processes, which torchrun starts, or quicker this function."""
     script = folder / "script.py"
     script.write_text(SCRIPT)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(n), "--master-addr", "127.0.0.1"]
     given = [str(script), mode, str(victim), str(folder / "out")]
-    done = subprocess.run(
-        [sys.executable, *launcher, "--master-port", port, *given],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    return done.returncode, [line for line in done.stderr.splitlines() if line.startswith("mechprobe: ")]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT)}
+    if torchrun:
+        launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(n), "--master-addr", "127.0.0.1"]
+        commands, own = [[sys.executable, *launcher, "--master-port", port, *given]], [{}]
+    else:
+        together = {"WORLD_SIZE": str(n), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        commands, own = [[sys.executable, *given]] * n, [{**together, "RANK": str(index)} for index in range(n)]
+    started = [
+        subprocess.Popen(command, env=env | added, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        for command, added in zip(commands, own, strict=True)
+    ]
+    lines = [line for process in started for line in process.communicate(timeout=300)[1].splitlines()]
+    return max(abs(process.returncode) for process in started), [
+        line for line in lines if line.startswith("mechprobe: ")
+    ]
 
 
 def test_two_processes_give_the_files_of_one_and_one_sentence_when_one_fails(tmp_path: Path) -> None:
-    code, said = run(tmp_path, "fail", victim=3)
+    code, said = run(tmp_path, "fail", victim=3, torchrun=False)
     assert code != 0
     assert said == ["mechprobe: item 3 cannot be used."]
     assert sorted(path.name for path in (tmp_path / "out").glob("part-*")) == ["part-0", "part-1"]
-    assert run(tmp_path, "whole") == (0, [])
+    assert run(tmp_path, "whole", torchrun=False) == (0, [])
     assert (tmp_path / "out" / "all.txt").read_text() == "0149162536"
 
 

@@ -89,6 +89,16 @@ def test_plan_grows_with_the_tokens(capsys: pytest.CaptureFixture[str]) -> None:
     assert flop[1] == 2 * flop[0]
 
 
+def test_the_dtype_auto_is_that_of_the_files_on_a_card_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    LlamaConfig(**{**CONFIG.to_dict(), "dtype": "bfloat16"}).save_pretrained(tmp_path)
+    replace(Rates.of_card(CARDS["H100"]), device="cpu").save(tmp_path / "cpu.json")
+    found = []
+    for device in (["--card", "H100"], ["--calibration", str(tmp_path / "cpu.json")]):
+        assert main(["plan", *device, "--model-config", str(tmp_path), "--json"]) == 0
+        found.append(json.loads(capsys.readouterr().out)["dtype"])
+    assert found == ["bfloat16", "float32"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
