@@ -186,7 +186,7 @@ def test_every_stage_command_has_the_same_shared_options() -> None:
     from mechprobe.cli.shared_options import Shared
 
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    names = [each.name for each in fields(Shared)]
+    names = [*(each.name for each in fields(Shared)), "log_json"]
     shown = {name: [(p.name, p.help) for p in commands[name].params[-len(names) :]] for name in STAGES}
     assert [name for name, _ in shown["run"]] == names
     assert all(options == shown["run"] for options in shown.values())
