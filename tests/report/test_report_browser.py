@@ -345,3 +345,15 @@ def test_the_policy_forbids_network_and_foreign_scripts(browser: "Page", run: Pa
         }})"""
         assert browser.evaluate(blocked) == refused
     browser.goto("about:blank")
+
+
+def test_labels_of_figures_can_be_read_on_a_phone(browser: "Page", run: Path) -> None:
+    browser.set_viewport_size({"width": 390, "height": 844})
+    for name in PAGES[:3]:
+        show(browser, run, name)
+        scales = browser.evaluate(
+            "Array.from(document.querySelectorAll('.drawing > svg')).filter(n => n.getClientRects().length).map(n => n.getBoundingClientRect().width / n.getAttribute('width'))"
+        )
+        assert scales
+        assert min(scales) > 0.79
+    browser.set_viewport_size({"width": 1440, "height": 900})
