@@ -83,7 +83,9 @@ def test_buttons_hide_models_and_tasks(page: "Page") -> None:
     assert visible() == every / 4
     page.focus(".frame")
     page.keyboard.press("ArrowRight")
-    assert page.inner_text("#chart-tip").startswith(f"base, {NASTY}")
+    page.wait_for_function(
+        "text => document.querySelector('#chart-tip').textContent.startsWith(text)", arg=f"base, {NASTY}"
+    )
     button.click()
     assert button.get_attribute("aria-pressed") == "true"
     assert visible() == every / 2

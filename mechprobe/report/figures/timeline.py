@@ -114,7 +114,7 @@ def _name_lines(axes: Axes, series: Sequence[Series], color: str) -> None:
     if len(strong) < 2:
         return
     low, high = axes.get_ylim()
-    height, below = 72 * axes.get_position().height * axes.figure.get_figheight(), -np.inf
+    height, below = 72 * axes.get_window_extent().height / axes.figure.dpi, -np.inf
     values = [error_bars(each.values, scale=100.0 if each.unit == "percent" else 1.0)[0][-1] for each in strong]
     names = dict(zip([each.name for each in strong], _different([each.name for each in strong]), strict=True))
     for value, each in sorted(zip(values, strong, strict=True), key=lambda pair: pair[0]):
