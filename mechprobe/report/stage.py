@@ -122,7 +122,8 @@ def report(run_dir: Path | str, config: ReportConfig | None = None) -> Path:
             write_text(stage.folder / name, text)
         content.save(stage.folder / "report.json")
         with activity("writing the feature explorer"):
-            explorer = [f"{EXPLORER}/{name}" for name in write_explorer(files, stage.folder / EXPLORER)]
+            links = _links(files, content)
+            explorer = [f"{EXPLORER}/{name}" for name in write_explorer(files, stage.folder / EXPLORER, links)]
         stage.finish(outputs=[*pages, "report.json", *pictures, *explorer])
     return files.layout.page
 
@@ -138,11 +139,16 @@ def report_markdown(run_dir: Path | str) -> str:
 def _pages(files: RunFiles, content: Report, drawings: "dict[str, Drawing]") -> dict[str, str]:
     """The text of every page, by file name."""
     figures = shown(drawings)
-    links = {"examples": bool(files.examples), "explorer": has_explorer(files), **dict.fromkeys(content.pages, True)}
+    links = _links(files, content)
     found = {"index.html": index_page(content, figures, links), "report.md": markdown(content)}
     for name, page in content.pages.items():
         found[f"{name}.html"] = further_page(name, page, content.name, figures, links)
     return found | ({"examples.html": examples_page(files, links)} if files.examples else {})
+
+
+def _links(files: RunFiles, content: Report) -> dict[str, bool]:
+    """Which further pages there are."""
+    return {"examples": bool(files.examples), "explorer": has_explorer(files), **dict.fromkeys(content.pages, True)}
 
 
 def _drawings(files: RunFiles, content: Report, timeline: Timeline | None) -> "dict[str, Drawing]":

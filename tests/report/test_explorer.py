@@ -270,3 +270,10 @@ def test_a_run_without_a_table_has_no_explorer(run: Path) -> None:
     folder = report(run).parent
     assert not (folder / "features").exists()
     assert "features/index.html" not in (folder / "index.html").read_text()
+
+
+def test_the_explorer_links_to_the_pages_that_exist(tmp_path: Path) -> None:
+    run = made_up_run(tmp_path / "run", n_features=70, n_contexts=3)
+    write_explorer(RunFiles.read(run), tmp_path / "explorer", {"drift": True, "timeline": False})
+    page = (tmp_path / "explorer" / "index.html").read_text(encoding="utf-8")
+    assert re.findall(r'<a href="\.\./(\w+)\.html">', page.partition("<noscript>")[0]) == ["index", "drift"]

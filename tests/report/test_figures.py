@@ -204,3 +204,10 @@ def test_colors_of_series_have_contrast_on_both_papers(color: str, paper: str) -
 
     low, high = sorted((luminance(color), luminance(paper)))
     assert (high + 0.05) / (low + 0.05) >= 3
+
+
+def test_accuracies_without_a_number_say_so() -> None:
+    nothing = float("nan")
+    empty: dict[str, Accuracy] = {"base": {"t": Interval(nothing, nothing, nothing, 0)}}
+    assert style.NO_NUMBER in draw(accuracy_figure(empty), "accuracy", "Accuracy").markup
+    assert style.NO_NUMBER not in draw(accuracy_figure(accuracy("t")), "accuracy", "Accuracy").markup

@@ -216,8 +216,11 @@ def test_every_figure_has_a_text_with_its_numbers(page: "Page", run: Path, name:
 def test_a_hand_and_the_keyboard_reach_the_marks_of_a_figure(page: "Page", run: Path, name: str) -> None:
     show(page, run, name)
     figure = page.locator("figure:has(.marks circle):visible").first
-    figure.scroll_into_view_if_needed()
-    spot = figure.locator(".marks circle").first.bounding_box()
+    mark = figure.locator(".marks circle").first
+    mark.evaluate(
+        "mark => mark.scrollIntoView({block: 'center', behavior: 'instant'})"
+    )  # a figure may be taller than the page
+    spot = mark.bounding_box()
     assert spot
     tip = page.locator("#chart-tip")
     page.mouse.move(spot["x"] + spot["width"] / 2, spot["y"] + spot["height"] / 2)
@@ -345,3 +348,15 @@ def test_the_policy_forbids_network_and_foreign_scripts(browser: "Page", run: Pa
         }})"""
         assert browser.evaluate(blocked) == refused
     browser.goto("about:blank")
+
+
+def test_labels_of_figures_can_be_read_on_a_phone(browser: "Page", run: Path) -> None:
+    browser.set_viewport_size({"width": 390, "height": 844})
+    for name in PAGES[:3]:
+        show(browser, run, name)
+        scales = browser.evaluate(
+            "Array.from(document.querySelectorAll('.drawing > svg')).filter(n => n.getClientRects().length).map(n => n.getBoundingClientRect().width / n.getAttribute('width'))"
+        )
+        assert scales
+        assert min(scales) > 0.79
+    browser.set_viewport_size({"width": 1440, "height": 900})

@@ -1,9 +1,10 @@
 """Rows and sentences of the sections, by hand."""
 
+import re
 from typing import Any
 
 from mechprobe.formatting import edit_title, ordered
-from mechprobe.report.pages.templates import harmless, prose, visible
+from mechprobe.report.pages.templates import explained, harmless, prose, visible
 from mechprobe.report.sections.behaviour import behaviour_sentences, exceeds
 from mechprobe.report.sections.contexts import context_lines
 from mechprobe.report.sections.effects import effect_panels, effect_table, effect_tasks, share_curves
@@ -113,3 +114,11 @@ def test_the_pooled_row_comes_last() -> None:
 def test_classes_of_one_model_precede_those_of_several() -> None:
     counts = {"dead": 1, "unconfirmed": 2, "base+rl": 3, "rl-only": 4, "shared": 5}
     assert list(ordered_classes(counts, ["base", "rl"])) == ["shared", "rl-only", "base+rl", "unconfirmed", "dead"]
+
+
+def test_a_sign_stays_with_the_term_beside_it() -> None:
+    found = explained("ceiling, points; p McNemar (Holm), a/FVE.")
+    assert found.count('<span class="kept">') == 3
+    assert re.sub(r"<[^>]+>", "", found) == "ceiling, points; p McNemar (Holm), a/FVE."
+    assert re.search(r'<span class="kept">\(<button[^>]*>Holm</button>\),</span>', found)
+    assert "kept" not in explained("the ceiling of rl")

@@ -15,7 +15,7 @@ from mechprobe.emergence.curves import ArmNumbers, measure_curves
 from mechprobe.emergence.result import ArmCourse, DictionaryQuality, table_file
 from mechprobe.files import read_json, write_json
 from mechprobe.records import Outcome, write_jsonl
-from mechprobe.report.figures.timeline import timeline_figure
+from mechprobe.report.figures.timeline import _different, timeline_figure
 from mechprobe.report.sections.timeline import timeline_sections
 from mechprobe.report.timeline.behaviour import of_outcomes
 from mechprobe.report.timeline.build import build_timeline
@@ -290,3 +290,11 @@ def test_a_run_without_checkpoints_has_no_timeline(tmp_path: Path) -> None:
     index = mp.report(tmp_path / "run")
     assert not (tmp_path / "run/report/timeline.html").exists()
     assert "timeline.html" not in index.read_text(encoding="utf-8")
+
+
+def test_names_at_lines_leave_out_what_all_share() -> None:
+    assert _different(["log p of procedural tokens (text)", "log p of digits tokens (text)"]) == [
+        "procedural",
+        "digits",
+    ]
+    assert _different(["a b", "a b c"]) == ["b", "b c"]

@@ -40,6 +40,8 @@ def accuracy_figure(accuracy: dict[str, Accuracy], forced: ForcedPrefix | None =
                 tell(axes, {"model": model, "task": task}, drawn, [_turned(at, 100 * number(cell[0]), lying)], [cell])
             if forced:
                 _draw_forced(axes, first, forced, task, lying=lying)
+        if not any(np.isfinite(number(cell[0])) for found in accuracy.values() for cell in found.values()):
+            style.say_nothing_drawn(axes)
         _name_tasks(axes, tasks, lying=lying)
         handles: list[Any] = [Patch(color=colors[model]) for model in models]
         names = [*map(style.plain, models), *([style.plain(forced.label)] if forced else [])]

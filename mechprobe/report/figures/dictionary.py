@@ -114,8 +114,9 @@ def _draw_fve(axes: Axes, lines: Sequence[Line], x: np.ndarray, gate: float | No
         _tell_course(axes, name, drawn, lines, x, values)
     if gate is not None:
         axes.axhline(gate, color=INK, linestyle=":", linewidth=1)
-        place = {"xycoords": ("axes fraction", "data"), "ha": "left", "va": "bottom"}
-        axes.annotate("gate", (0.02, gate), fontsize=8.5, **place)
+        # Beside the panel no curve crosses the word.
+        place = {"xycoords": ("axes fraction", "data"), "ha": "left", "va": "center", "annotation_clip": False}
+        axes.annotate("gate", (1.01, gate), fontsize=8.5, **place)
     low = min(1.0, max(0.0, _lower_limit(lines, models)))
     axes.set_ylim(low if gate is None else min(low, gate - 0.02), 1.0)
     axes.set_title("FVE (per batch)")

@@ -34,6 +34,9 @@ NOT_MEASURED = (None, None, None)
 NOTHING = "no number above 0 to draw"
 """What a logarithmic panel without any number above 0 says."""
 
+NO_NUMBER = "no number to draw"
+"""What a panel without any number says."""
+
 INK = "#222222"
 CELL_INK, CELL_PAPER = "#1a1a1a", "#fefefe"
 """Text on a pale and on a dark cell, which have the same color in both themes."""
@@ -213,6 +216,11 @@ def log_y(axes: Axes) -> None:
         axes.text(0.5, 0.5, NOTHING, transform=axes.transAxes, ha="center", va="center", color=GREY)
         return
     logarithmic(axes.yaxis)
+
+
+def say_nothing_drawn(axes: Axes) -> None:
+    """Say in a panel that it has no number."""
+    axes.text(0.5, 0.5, NO_NUMBER, transform=axes.transAxes, ha="center", va="center", color=GREY)
 
 
 def logarithmic(axis: XAxis | YAxis) -> None:

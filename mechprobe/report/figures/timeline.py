@@ -28,6 +28,9 @@ from mechprobe.report.timeline.result import Series, Timeline
 
 SINGLE = "single tasks and benchmarks"
 """Series of the thin lines."""
+_LINES = ("-", "--", "-.")
+_NAME_POINTS = 9.5
+"""Points from the name of a line to the next one."""
 
 
 def draw_timeline(found: Timeline) -> dict[str, Any]:
@@ -51,6 +54,8 @@ def timeline_figure(found: Timeline) -> Figure:
             for number, arm in enumerate(found.arms):
                 _draw(place, found, arm, panel, colors[arm], MARKS[number % len(MARKS)])
             _name(place, [series for arm in found.arms for series in _of(found, arm, panel)], panel)
+            for arm in found.arms:
+                _name_lines(place, _of(found, arm, panel), colors[arm])
         _axis(axes[-1], found)
         for number, arm in enumerate(found.arms):
             axes[0].plot([], [], color=colors[arm], marker=MARKS[number % len(MARKS)], linewidth=2, label=plain(arm))
@@ -66,13 +71,14 @@ def _draw(axes: Axes, found: Timeline, arm: str, panel: str, color: str, mark: s
     shown = _of(found, arm, panel)
     halves = {half.name: half for half in found.arms[arm].panels.halves}
     number = list(found.arms).index(arm)
+    strongest = [series.name for series in shown if series.headline]
     for series in shown:
         factor = 100.0 if series.unit == "percent" else 1.0
         values, errors = error_bars(series.values, scale=factor)
         strong = series.headline or len(shown) == 1
         drawn: list[Any] = axes.plot(
             series.at, values, color=color, marker=mark if strong else None, markersize=4.5, linewidth=1.9 if strong else 0.8,
-            alpha=1.0 if strong else 0.45, zorder=3 if strong else 2, linestyle=":" if found.arms[arm].lacking(series) else "-",
+            alpha=1.0 if strong else 0.45, zorder=3 if strong else 2, linestyle=":" if found.arms[arm].lacking(series) else _line(strongest, series.name),
         )  # fmt: skip
         if strong:
             band = values - errors[0], values + errors[1]
@@ -97,6 +103,38 @@ def _draw(axes: Axes, found: Timeline, arm: str, panel: str, color: str, mark: s
             _mark_half(axes, arm, half, color, 0.06 + 0.055 * number)
 
 
+def _line(strong: Sequence[str], name: str) -> str:
+    """The line style that tells one of several quantities of one arm from the others."""
+    return _LINES[strong.index(name) % len(_LINES)] if name in strong else "-"
+
+
+def _name_lines(axes: Axes, series: Sequence[Series], color: str) -> None:
+    """Name every strong line of an arm at its end, where there are several; names keep apart."""
+    strong = [each for each in series if each.headline and len(each.at) and np.isfinite(error_bars(each.values)[0][-1])]
+    if len(strong) < 2:
+        return
+    low, high = axes.get_ylim()
+    height, below = 72 * axes.get_window_extent().height / axes.figure.dpi, -np.inf
+    values = [error_bars(each.values, scale=100.0 if each.unit == "percent" else 1.0)[0][-1] for each in strong]
+    names = dict(zip([each.name for each in strong], _different([each.name for each in strong]), strict=True))
+    for value, each in sorted(zip(values, strong, strict=True), key=lambda pair: pair[0]):
+        at = (value - low) / (high - low) * height
+        below = max(at, below + _NAME_POINTS)
+        axes.annotate(
+            plain(names[each.name]), (each.at[-1], value), xytext=(6, below - at), textcoords="offset points", color=color,
+            fontsize=8, va="center", annotation_clip=False,
+        )  # fmt: skip
+
+
+def _different(names: Sequence[str]) -> list[str]:
+    """The words of every name without those that all names begin or end with."""
+    words = [name.split() for name in names]
+    most = min(map(len, words)) - 1
+    first = next((k for k in range(most) if len({each[k] for each in words}) > 1), most)
+    last = next((k for k in range(most - first) if len({each[-1 - k] for each in words}) > 1), most - first)
+    return [" ".join(each[first : len(each) - last]) for each in words]
+
+
 def _mark_half(axes: Axes, arm: str, half: HalfChange, color: str, height: float) -> None:
     """A triangle at the step of half of the change, and its interval as a bar, above the lower edge of the panel."""
     across = axes.get_xaxis_transform()
@@ -114,6 +152,7 @@ def _name(axes: Axes, series: Sequence[Series], panel: str) -> None:
     detail = f": {', '.join(strong)}" if strong else ""
     axes.set_title(labels([f"{panel}{detail}{unit}"], width=105)[0])
     axes.margins(y=0.2)
+    axes.autoscale_view()
 
 
 def _axis(axes: Axes, found: Timeline) -> None:

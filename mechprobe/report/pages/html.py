@@ -1,5 +1,6 @@
 """The pages of a report as HTML; every page is a list of sections in one template."""
 
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 _ENDINGS = {"svg": "SVG", "png": "PNG", "pdf": "PDF", "csv": "data"}
 """Ending of a file of a figure → text of its link."""
+_WIDTH = re.compile(r'^<svg [^>]*? width="(\d+)"')
+_SMALLEST = 0.8
+"""Scale down to which a figure shrinks."""
 
 
 class Shown(NamedTuple):
@@ -21,6 +25,8 @@ class Shown(NamedTuple):
 
     markup: Markup
     files: list[Link]
+    least: int
+    """Pixels of width below which its labels would be too small; its frame scrolls there."""
 
 
 def shown(drawings: "Mapping[str, Drawing]") -> dict[str, Shown]:
@@ -29,6 +35,7 @@ def shown(drawings: "Mapping[str, Drawing]") -> dict[str, Shown]:
         name: Shown(
             markup=Markup(drawing.markup),
             files=[Link(text=_ENDINGS[ending], href=_file(name, ending)) for ending in drawing.files],
+            least=round(_SMALLEST * int(match[1])) if (match := _WIDTH.search(drawing.markup)) else 0,
         )
         for name, drawing in drawings.items()
     }

@@ -2,6 +2,7 @@
 
 import re
 from base64 import b64encode
+from collections.abc import Mapping
 from hashlib import sha256
 from importlib.resources import files as package_files
 from typing import Any
@@ -18,6 +19,8 @@ _CODE = re.compile(r"`([\w.:/= -]+)`")
 _NUMBER = re.compile(r"[<>±+−-]?\s?[\d–]")
 _BELOW_ZERO = re.compile(r"(?<![^\s(\[])-(?=\d)")
 _FIXED = "\u00a0"
+_BEFORE, _AFTER = re.compile(r"[(\[“\"/]+$"), re.compile(r"^[,.;:!?)\]”\"/%]+")
+"""Signs that stand at a term; a browser would break the line between them and a button."""
 
 
 def environment() -> Environment:
@@ -65,7 +68,7 @@ def asset(name: str) -> str:
     return (package_files("mechprobe.report") / "assets" / name).read_text(encoding="utf-8")
 
 
-def navigation(links: dict[str, bool]) -> list[Link]:
+def navigation(links: Mapping[str, bool]) -> list[Link]:
     """The pages of a report, in order; ``links`` says which of the further ones there are."""
     every = {"examples": ("Features by example", "examples.html"), "drift": ("Drift", "drift.html"), "timeline": ("Timeline", "timeline.html"),
              "explorer": ("All features", "features/index.html")}  # fmt: skip
@@ -98,15 +101,31 @@ def with_minus(text: str) -> str:
 
 def explained(text: str) -> Markup:
     """Text in which the first mention of every term of the glossary shows its definition."""
-    found = Markup("")
-    for piece, term in split_by_terms(text):
+    found, pieces = Markup(""), split_by_terms(text)
+    for place, (piece, term) in enumerate(pieces):
         if term is None:
-            found += prose(piece)
-        else:
-            found += Markup(
-                '<button type="button" class="term" popovertarget="tip-{0}" aria-describedby="tip-{0}">{1}</button>'
-            ).format(term.id, harmless(piece))
+            after = _AFTER.match(piece) if place > 0 else None
+            rest = piece[after.end() :] if after else piece
+            before = _BEFORE.search(rest) if place + 1 < len(pieces) else None
+            found += prose(rest[: before.start()] if before else rest)
+            continue
+        before = _BEFORE.search(pieces[place - 1][0]) if place and pieces[place - 1][1] is None else None
+        after = _AFTER.match(pieces[place + 1][0]) if place + 1 < len(pieces) else None
+        # A sign between two terms stands with the first of them.
+        if before and place > 1 and before.start() < _signs(pieces[place - 1][0]):
+            before = None
+        button = Markup(
+            '<button type="button" class="term" popovertarget="tip-{0}" aria-describedby="tip-{0}">{1}</button>'
+        ).format(term.id, harmless(piece))
+        signs = [harmless(sign[0]) if sign else "" for sign in (before, after)]
+        found += Markup('<span class="kept">{}{}{}</span>').format(signs[0], button, signs[1]) if any(signs) else button
     return found
+
+
+def _signs(piece: str) -> int:
+    """Number of first characters of a piece that are signs."""
+    after = _AFTER.match(piece)
+    return after.end() if after else 0
 
 
 def word_columns(table: Table) -> set[int]:

@@ -65,7 +65,7 @@ def _how_sure(files: RunFiles, rows: Sequence[Row]) -> list[str]:
     results = files.interventions or {}
     found = []
     for row in rows:
-        kind = "gain" if row["model"] == results["pair"][0] else "loss"
+        kind = kind_of(results, row)
         p = f", p {_p(row['p_random'])} against random sets" if row.get("p_random") is not None else ""
         found.append(
             f"{_where(row)}: a {kind} of {interval(row['effect'])} points, n = {row['n']:,}{p}. Verdict: {row['verdict']}."
@@ -87,6 +87,16 @@ def _p(value: Any) -> str:
     return shown if shown.startswith("<") else f"= {shown}"
 
 
+def kind_of(results: JsonObject, row: Row) -> str:
+    """What an effect in the claimed direction is: a gain in base, a loss in the tuned model."""
+    return "gain" if row["model"] == results["pair"][0] else "loss"
+
+
+def _size(value: Any) -> str:
+    """An effect in the claimed direction, in points, beside the word for its direction."""
+    return points(value).removeprefix("+")
+
+
 def _where(row: Row) -> str:
     """The model that was edited, and the edit unless it is the transplant."""
     return f"In {row['model']}" + ("" if row["edit"] == "transplant" else f" under {row['edit']}")
@@ -96,13 +106,13 @@ def _against(results: JsonObject, rows: Sequence[Row]) -> list[str]:
     """What each effect was compared with, and how much that does."""
     found = []
     for row in rows:
-        shown = [f"the features {points(row['effect'][0])} points"]
-        shown += [f"the whole residual {points(row['ceiling'])}"] if row.get("ceiling") is not None else []
-        shown += [f"{n} {name} at most {points(most)}" for name, n, most in controls_of(row)]
+        shown = [f"the features {_size(row['effect'][0])}"]
+        shown += [f"the whole residual {_size(row['ceiling'])}"] if row.get("ceiling") is not None else []
+        shown += [f"{n} {name} at most {_size(most)}" for name, n, most in controls_of(row)]
         best, n = best_rival(results, row), n_rivals(results, row)
         if best is not None:
-            shown.append(f"the best of {n} rivals of equal or lower rank {points(best['effect'][0])} ({best['name']})")
-        found.append(f"{_where(row)}: {', '.join(shown)}.")
+            shown.append(f"the best of {n} rivals of equal or lower rank {_size(best['effect'][0])} ({best['name']})")
+        found.append(f"{_where(row)}, {kind_of(results, row)} in points: {', '.join(shown)}.")
     return found
 
 
@@ -137,11 +147,14 @@ def _refute(files: RunFiles, rows: Sequence[Row]) -> list[str]:
         reached, below = _competitors(files.interventions or {}, row)
         said = [
             f"{shown[:1].upper()}{shown[1:]} {verb}{'es' if len(names) == 1 else ''}{no}."
-            for names, verb, no in ((reached, "do", ""), (below, "do", " not"))
+            for names, verb, no in ((reached, "reach", " it"), (below, "do", " not"))
             if (shown := listing(names))
         ]
         if said:
-            found.append(f"{_where(row)}, something else that does as much as the features. {' '.join(said)}")
+            kind = kind_of(files.interventions or {}, row)
+            found.append(
+                f"{_where(row)}, something else whose {kind} is as large as that of the features. {' '.join(said)}"
+            )
     shares = [f"{interval(row['share_interval'])} % in {row['model']}" for row in rows if row.get("share_interval")]
     bound = f"An effect below {100 * REFUTED_SHARE:.0f} % of the ceiling, with {REFUTED_N} samples or more"
     tried = "" if files.dictionary_seeds else "; neither was tried here"
@@ -156,10 +169,10 @@ def _competitors(results: JsonObject, row: Row) -> tuple[list[str], list[str]]:
     """The controls and the rival that reach the effect, and those that stay below it, each with its largest effect."""
     effect, reached, below = row["effect"][0], [], []
     for name, _, most in controls_of(row):
-        (reached if most >= effect else below).append(f"{name} ({points(most)})")
+        (reached if most >= effect else below).append(f"{name} ({_size(most)} points)")
     best = best_rival(results, row)
     if best is not None:
-        (reached if best.get("no_worse") else below).append(f"{best['name']} ({points(best['effect'][0])})")
+        (reached if best.get("no_worse") else below).append(f"{best['name']} ({_size(best['effect'][0])} points)")
     return reached, below
 
 

@@ -6,6 +6,7 @@ from mechprobe.formatting import interval, listing
 from mechprobe.interventions.verdicts.rule import paired_test
 from mechprobe.report.result import JsonObject, Picture, Section, Table
 from mechprobe.report.run_files import RunFiles
+from mechprobe.report.sections.answers import kind_of
 from mechprobe.report.sections.behaviour import responses_per_sample
 from mechprobe.report.sections.dictionary_seeds import dictionary_seeds_part
 from mechprobe.report.sections.effects import effect_panels, effect_table, effect_tasks, other_rows
@@ -49,7 +50,10 @@ def interventions_section(files: RunFiles) -> Section:
 def _pooled(results: JsonObject) -> str:
     """The effect and the verdict of every main edit, pooled over the tasks that select."""
     rows = [row for row in results["verdicts"] if row["task"] == POOLED]
-    shown = [f"{row['edit']} in {row['model']} {interval(row['effect'])}: {row['verdict']}" for row in rows]
+    shown = [
+        f"{row['edit']} in {row['model']}, {kind_of(results, row)} {interval(row['effect'])}: {row['verdict']}"
+        for row in rows
+    ]
     n = max((row["n"] for row in rows), default=0)
     if not shown:
         return f"{counted(len(results['conditions']), 'condition')} were measured, and none was judged."

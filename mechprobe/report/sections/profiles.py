@@ -112,7 +112,7 @@ def _together(found: ProbeResult) -> str:
     tested = [item for item in found.correlations if item.detrended]
     clear = [f"{item.number} in {item.arm}" for item in tested if item.p_holm <= LEVEL]
     if not tested:
-        return "Nothing can be said: no arm has enough checkpoints, or no other number was measured."
+        return "What the drift of the profiles goes along with cannot be said: no arm has enough checkpoints, or no other number was measured."
     shown = f"with {listing(clear)}" if clear else "with none of the numbers"
     return f"With the step removed, drift correlates {shown} at p ≤ {LEVEL:g} (Holm over {len(tested)} tests)."
 

@@ -169,7 +169,10 @@ function showKeys() {
 function pressed(event) {
   const typing = event.target.matches("input, select, textarea");
   if (event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.key === "Escape" && typing) event.target.blur();
+  if (event.key === "Escape" && typing) {
+    event.preventDefault(); // the browser would empty the search, and the table would stay filtered
+    event.target.blur();
+  }
   if (typing || document.getElementById("keys").open) return;
   const actions = {
     j: () => app.open(app.grid.beside(1)),
