@@ -113,13 +113,13 @@ def count_work(
     selecting = sum(len(first.samples) for first, _ in halves) if halves else len(asked) // 2
     return Workload(
         prompts=drawn,
-        prompt_tokens=mean(lengths),
+        prompt_tokens=float(mean(lengths)),
         longest_prompt=max(lengths),
         rows=stored.get("rows", rows),
         sequences=stored.get("sequences", sequences),
         tasks=len(halves) or assumed.tasks,
         samples=len(asked),
-        task_tokens=mean(asked),
+        task_tokens=float(mean(asked)),
         longest_task=max(asked),
         selecting=selecting,
         judging=len(asked) - selecting,
