@@ -18,7 +18,7 @@ _FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 )  # fmt: skip
-_TIMEOUT_MS = 120_000
+_TIMEOUT_MS = 60_000
 
 
 def browser_path() -> str | None:

@@ -58,13 +58,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, required=True, help="run folder; made where it does not exist")
     parser.add_argument("--features", type=int, default=32768)
     parser.add_argument("--contexts", type=int, default=20)
+    parser.add_argument("--models", type=int, default=3)
     parser.add_argument("--write-only", action="store_true", help="write the explorer of the folder in this process")
     given = parser.parse_args(arguments)
     if given.write_only:
         print(json.dumps(written(given.folder)))
         return
     if not given.folder.exists():
-        made_up_run(given.folder, n_features=given.features, n_contexts=given.contexts)
+        names = ("base", *(f"tuned{k}" for k in range(1, given.models - 1)), "rl") if given.models != 3 else MODELS
+        made_up_run(given.folder, n_features=given.features, n_contexts=given.contexts, models=names)
     command = [sys.executable, "-m", "benchmarks.explorer", "--folder", str(given.folder), "--write-only"]
     line = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
     print("written", line)
@@ -81,10 +83,18 @@ def written(run: Path) -> dict[str, float]:
     return {
         "wall_s": round(time.perf_counter() - start, 1),
         "cpu_s": round(time.process_time() - cpu, 1),
-        "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        "peak_gib": round(_peak_kib() / 2**20, 2),
         "files": len(names),
         "mib": round(sum((folder / name).stat().st_size for name in names) / 2**20, 1),
     }
+
+
+def _peak_kib() -> int:
+    """Peak resident memory of this process. getrusage would count that of the process that started it, too."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM"))
 
 
 def shown(page: Path) -> dict[str, Any]:
@@ -221,10 +231,12 @@ def _promoted(
     for first in range(0, len(live), GROUP_FEATURES):
         features = live[first : first + GROUP_FEATURES]
 
-        def end(sign: int, size: int = len(features)) -> tuple[np.ndarray, np.ndarray]:
-            return rng.integers(0, len(words), (size, n)), sign * np.sort(rng.gamma(2.0, size=(size, n)))[:, ::-1]
+        used = [words[int(k)] for k in rng.choice(len(words), min(len(words), 800), replace=False)]
 
-        yield PromotedGroup(features, words, {name: {"promoted": end(1), "suppressed": end(-1)} for name in models})
+        def end(sign: int, size: int = len(features), n_words: int = len(used)) -> tuple[np.ndarray, np.ndarray]:
+            return rng.integers(0, n_words, (size, n)), sign * np.sort(rng.gamma(2.0, size=(size, n)))[:, ::-1]
+
+        yield PromotedGroup(features, used, {name: {"promoted": end(1), "suppressed": end(-1)} for name in models})
 
 
 if __name__ == "__main__":

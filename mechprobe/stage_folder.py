@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,10 +53,12 @@ def recorded_hash(manifest: Mapping[str, Any]) -> str:
     return sha256_bytes(dump_json([manifest["config"], manifest["inputs"], manifest["outputs"]]).encode())
 
 
-def check_outputs(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Raise `ArtifactError` if an output of a finished stage is missing or was changed."""
+def check_outputs(folder: Path, manifest: Mapping[str, Any], kinds: Collection[str] | None = None) -> None:
+    """Raise `ArtifactError` if an output of a finished stage is missing or was changed; ``kinds`` limits it to some endings."""
     for name, digest in manifest["outputs"].items():
         path = folder / name
+        if kinds is not None and path.suffix not in kinds:
+            continue
         if not path.is_file():
             raise ArtifactError(f"{path} is missing although {folder} is finished; run the stage again with --force.")
         if sha256_file(path) != digest:

@@ -13,7 +13,8 @@ from pathlib import Path
 import mechprobe as mp
 from mechprobe.emergence.arms import with_checkpoints
 from mechprobe.emergence.config import Layout
-from mechprobe.report.pages.emergence import emergence_report, markdown_lines, tables
+from mechprobe.report.pages.emergence import emergence_report, sections
+from mechprobe.report.pages.markdown import plain_lines, section_lines
 
 STEPS = {"sft": 512, "rl": 60}
 """Optimizer steps of the shipped arms, from artifacts/lab/shared-marker/manifest.json (8 epochs of 2,048 by 32; RL 60)."""
@@ -61,7 +62,8 @@ def main() -> None:
     for layout in given.layouts:
         found = measured(given, layout)
         print(f"\n=== layout {layout} ===")
-        print("\n".join(line for table in tables(found) for line in markdown_lines(table)))
+        lines = [line for section in sections(found) for line in section_lines(section, set())]
+        print("\n".join(plain_lines(lines)))
         for name, quality in found.quality.items():
             fve = ", ".join(f"{model} {value:.3f}" for model, value in quality.fve.items())
             print(f"{name}: L0 {quality.l0:.1f}, dead {quality.dead_frac:.2f}, FVE {fve}")

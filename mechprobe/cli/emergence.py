@@ -74,6 +74,7 @@ def emergence(
 
 def emergence_lines(found: "Emergence") -> list[str]:
     """The first tables of the report: the claim of the paper, and the arms."""
-    from mechprobe.report.pages.emergence import markdown_lines, tables
+    from mechprobe.report.pages.emergence import sections
+    from mechprobe.report.pages.markdown import plain_lines, section_lines
 
-    return [line for table in tables(found)[:2] for line in markdown_lines(table)][1:]
+    return plain_lines([line for section in sections(found)[:2] for line in section_lines(section, set())])[1:]

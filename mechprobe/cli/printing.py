@@ -5,10 +5,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mechprobe.formatting import inert
+
 
 def say(text: str = "") -> None:
-    """One line of result on stdout."""
-    sys.stdout.write(text + "\n")
+    """Result on stdout, one line or several; control characters in names have no effect."""
+    sys.stdout.write("\n".join(map(inert, text.split("\n"))) + "\n")
 
 
 def say_json(value: Any) -> None:
@@ -31,5 +33,5 @@ def table_lines(rows: Mapping[str, Mapping[str, str]], columns: Sequence[str], *
 
 def note(text: str) -> None:
     """One line about the work on stderr."""
-    sys.stderr.write(f"mechprobe: {text}\n")
+    sys.stderr.write(f"mechprobe: {inert(text)}\n")
     sys.stderr.flush()

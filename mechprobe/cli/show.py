@@ -1,7 +1,5 @@
 """``mechprobe show`` and ``mechprobe report``: what a run found, on the terminal and as a page."""
 
-import re
-from html import unescape
 from pathlib import Path
 from typing import Annotated
 
@@ -13,9 +11,6 @@ from mechprobe.cli.shared_options import DEFAULT_RUN
 Folder = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")]
 RunFolder = Annotated[Path, typer.Option("--run", "-r", help="Run folder.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print the whole report as text.")]
-
-_ESCAPED = re.compile(r"\\([\\`*_\[\]|])")
-"""A character that Markdown needs escaped and a terminal does not."""
 
 
 def show(folder: Folder = DEFAULT_RUN, verbose: Verbose = False, as_json: options.Json = False) -> None:
@@ -37,17 +32,13 @@ def show(folder: Folder = DEFAULT_RUN, verbose: Verbose = False, as_json: option
 def show_lines(folder: Path, *, verbose: bool = False) -> list[str]:
     """The summary of a run folder: at most 40 lines, or the whole report as text with ``verbose``."""
     from mechprobe.cli.summary import summary_lines
+    from mechprobe.report.pages.markdown import plain_lines
     from mechprobe.report.stage import report_markdown
     from mechprobe.run_layout import RunLayout
 
     if not verbose:
         return summary_lines(RunLayout(folder))
-    lines = [unescape(_ESCAPED.sub(r"\1", line)) for line in report_markdown(folder).splitlines()]
-    return [
-        "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
-        for line in lines
-        if not line.startswith("![")
-    ]
+    return plain_lines(report_markdown(folder).splitlines())
 
 
 def report(run: RunFolder = DEFAULT_RUN, as_json: options.Json = False) -> None:
@@ -61,7 +52,7 @@ def report(run: RunFolder = DEFAULT_RUN, as_json: options.Json = False) -> None:
     if as_json:
         say_json(content)
         return
-    say(content["verdict"])
+    say(content["first"]["sentence"])
     for item in content["missing"]:
         say(f"Missing: {item['name']}; `{item['command']}` makes it")
     say(f"\nWritten to {page} (with report.md, report.json and figures/)")

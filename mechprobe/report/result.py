@@ -1,7 +1,8 @@
 """Typed content of ``report.json``, from which the HTML and Markdown pages are rendered.
 
-Table cells are text that is already formatted by `mechprobe.formatting`. A mapping typed `JsonObject` is copied unchanged from
-the result file of another stage.
+A page is a list of sections, and everything that a section shows is in its fields, so that every number of a page is in
+``report.json``. Cells are text that is already formatted by `mechprobe.formatting`. A mapping typed `JsonObject` is copied
+unchanged from the result file of another stage. Text between backticks is code.
 """
 
 from collections.abc import Callable
@@ -14,112 +15,146 @@ from mechprobe.results import Result
 JsonObject = dict[str, Any]
 
 
-class AccuracyRow(Result):
-    """Accuracy on one task: ``cells`` and ``p`` (paired test, Holm-adjusted) per model, ``forced`` for the forced prefix."""
-
-    task: str
-    n: int
-    cells: list[str]
-    forced: str | None
-    p: list[str]
-
-
-class SampledTable(Result):
-    """What ``n`` responses to each sample say; a row is model, task, and one cell per column."""
-
-    n: int
-    columns: list[str]
-    rows: list[list[str]]
-
-
-class BehaviourSection(Result):
-    """What the models can do, the label of the forced-prefix baseline, and each model's tasks with unparsed responses.
-
-    ``sampled`` is there where samples have several responses; ``accuracy`` is then the share of right ones.
-    """
-
-    models: list[str]
-    rows: list[AccuracyRow]
-    forced: str | None
-    unparsed: dict[str, str]
-    sampled: SampledTable | None = None
-
-    @model_serializer(mode="wrap")
-    def _without_sampling(self, handler: Callable[[Any], JsonObject]) -> JsonObject:
-        value = handler(self)
-        return value if self.sampled is not None else {k: v for k, v in value.items() if k != "sampled"}
-
-
-class CeilingRow(Result):
-    """Accuracies under whole-residual patching at one site."""
-
-    site: str
-    chosen: bool
-    sufficiency_share: str
-    necessity_share: str
-    sufficiency: list[str]
-    necessity: list[str]
-
-
-class CeilingsSection(Result):
-    """Ceilings of every site."""
-
-    tasks: list[str]
-    base: str
-    tuned: str
-    chosen: str | None
-    reason: str
-    rows: list[CeilingRow]
-
-
-class QualityRow(Result):
-    """Quality of the crosscoder on one model; ``ce`` holds the clean, spliced and zero-ablated cross-entropies."""
-
-    model: str
-    fve: str
-    fve_per_token: str
-    l0: str
-    dead: str
-    ce: str
-    recovered: str
-    kl: str
-    n: str
-
-
-class DictionarySection(Result):
-    """The crosscoder and its quality gate; the spliced loss is over the tokens ``targets``, ``all`` or ``response``."""
-
-    config: JsonObject
-    rows: list[QualityRow]
-    l0: str | None
-    dead: str | None
-    n_rows: int | None
-    targets: str | None
-    trusted: bool | None
-    failures: list[str]
-    steps: int | None
-    tokens: int | None
-
-
-class ClassCount(Result):
-    """Number of features in one class, and the number if decoder norms alone decide."""
+class Picture(Result):
+    """A figure by its name in ``figures/``, and what its caption says."""
 
     name: str
-    count: int
-    by_norm: int
+    title: str
+    caption: str
 
 
-class SelectionSection(Result):
-    """The selected features."""
+class Table(Result):
+    """A table with its notes; a folded one is closed until it is opened."""
+
+    title: str
+    head: list[str]
+    rows: list[list[str]]
+    notes: list[str] = Field(default_factory=list)
+    folded: bool = True
+    chosen: list[int] = Field(default_factory=list)
+    """Rows that are set off from the others."""
+
+
+class TokenRun(Result):
+    """One token and its activation, or adjacent tokens without activation."""
+
+    tokens: tuple[str, ...]
+    shade: int = 0
+    """0 for no activation, else 1 to `mechprobe.report.sections.contexts.N_SHADES`."""
+    peak: bool = False
+    """Whether the context was chosen for this token."""
+    value: str = ""
+
+    @property
+    def unmarked(self) -> bool:
+        """Whether the tokens are drawn as plain text."""
+        return self.shade == 0 and not self.peak
+
+
+class ContextLine(Result):
+    """One context under one read-out: ``joint``, or the name of a model."""
+
+    name: str
+    runs: list[TokenRun]
+    largest: str
+
+
+class FeatureContexts(Result):
+    """The contexts in which one feature is most active; each has one line per read-out."""
+
+    title: str
+    untrusted: bool
+    contexts: list[list[ContextLine]]
+
+
+class Term(Result):
+    """A term and its definition."""
+
+    id: str
+    title: str
+    text: str
+
+
+class Link(Result):
+    """A further page with more about a section."""
+
+    text: str
+    href: str
+
+
+class Section(Result):
+    """A section of a page.
+
+    Attributes:
+        id: Its fragment.
+        title: Heading.
+        says: What the section says, as one plain sentence; empty if its stage has not run.
+        command: Makes its stage where that has not run; else empty.
+        interrupted: Whether that stage was begun and not finished.
+        untrusted: Whether the crosscoder did not pass the quality gate, so that its features prove nothing.
+        paragraphs: Text before the figures; ``notes`` follow them.
+        contexts: Examples of features.
+        parts: Sections inside this one, folded.
+        links: Further pages.
+    """
+
+    id: str
+    title: str
+    says: str = ""
+    command: str = ""
+    interrupted: bool = False
+    untrusted: bool = False
+    paragraphs: list[str] = Field(default_factory=list)
+    pictures: list[Picture] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
+    tables: list[Table] = Field(default_factory=list)
+    contexts: list[FeatureContexts] = Field(default_factory=list)
+    parts: list["Section"] = Field(default_factory=list)
+    links: list[Link] = Field(default_factory=list)
+
+
+class Page(Result):
+    """A page beside ``index.html``."""
+
+    title: str
+    intro: list[str]
+    sections: list[Section]
+
+
+class KeyNumber(Result):
+    """One of the three numbers of the first screen: what it is, its value, and its interval, n and scale."""
+
+    label: str
+    value: str
+    details: list[str]
+
+
+class Gate(Result):
+    """The quality gate of the crosscoder: ``passed``, ``failed`` or ``not judged``, and its values beside their thresholds."""
+
+    state: str
+    values: list[str]
+
+
+class Answer(Result):
+    """The answer to one question of a reader, as one or more sentences."""
+
+    question: str
+    sentences: list[str]
+
+
+class FirstScreen(Result):
+    """What the first screen says: one sentence, one figure, three numbers and the quality gate; then five answers."""
 
     sentence: str
-    ids: list[int]
-    n_controls: int
-    note: str
+    figure: Picture | None
+    numbers: list[KeyNumber]
+    gate: Gate
+    answers: list[Answer]
 
 
 class FeatureRow(Result):
-    """Statistics and example contexts of one feature. Lists have one cell per model, or per tuned model."""
+    """Statistics of one feature. Lists have one cell per model, or per tuned model."""
 
     feature: int
     class_: str = Field(alias="class")
@@ -129,21 +164,6 @@ class FeatureRow(Result):
     nu: list[str]
     cosine: list[str]
     shift: list[str]
-    score: str | None = None
-    examples: list[JsonObject]
-
-
-class FeaturesSection(Result):
-    """Feature classes, the selection, and example contexts."""
-
-    summary: JsonObject | None
-    trusted: bool
-    models: list[str]
-    tuned: list[str]
-    counts: list[ClassCount]
-    selection: SelectionSection | None
-    selected: list[FeatureRow]
-    others: list[FeatureRow]
 
 
 class EffectPanel(Result):
@@ -171,74 +191,6 @@ class EffectPanel(Result):
         return value if self.baseline is not None else {k: v for k, v in value.items() if not k.startswith("baseline")}
 
 
-class EffectRow(Result):
-    """The effect of one edit on one task."""
-
-    task: str
-    n: str
-    accuracy: str
-    change: str
-    random: str
-    draws: str
-    p: str
-    p_mcnemar: str
-    ceiling: str
-    share: str
-    flip_right: str
-    flip_wrong: str
-    verdict: str
-
-
-class EffectTable(Result):
-    """Effects of one edit of the selected set."""
-
-    title: str
-    set: str | None
-    n_features: int | None
-    rows: list[EffectRow]
-
-
-class ConditionRow(Result):
-    """Changes under one further condition, one cell per task."""
-
-    title: str
-    features: str
-    kind: str
-    n_features: int | str
-    cells: list[str]
-
-
-class InterventionsSection(Result):
-    """Effects of editing the selected features."""
-
-    site: str | None
-    panels: list[EffectPanel]
-    tasks: list[str]
-    trained: list[str]
-    tables: list[EffectTable]
-    others: list[ConditionRow]
-    curves: dict[str, dict[str, list[tuple[int, float]]]]
-    """Edit → task → ``(number of features, share of the ceiling)``."""
-    size_intervals: dict[str, list[list[Any]]]
-    sizes: list[str]
-    smallest: str
-    doses: list[JsonObject]
-    left_out: list[JsonObject]
-    collateral: list[JsonObject]
-    collateral_of: JsonObject | None
-    other_tasks: list[str]
-    rule: str
-    n_conditions: int
-
-
-class DictionarySeedsSection(Result):
-    """The sets and verdicts of several dictionaries: a row per dictionary, then one with the spread of the effects."""
-
-    sentence: str
-    columns: list[str]
-    rows: list[list[str]]
-
-
 class MissingStage(Result):
     """A stage that is not finished, and the command that runs it."""
 
@@ -248,34 +200,39 @@ class MissingStage(Result):
     folder: str
 
 
-class ProvenanceRow(MissingStage):
-    """How a stage was made."""
+class Drawn(Result):
+    """A figure: its text alternative, and its files relative to the report folder."""
 
-    seconds: str
-    seed: int | None
-    commit: str
-    counts: JsonObject
-    config: JsonObject
-    models: dict[str, str]
-    packages: dict[str, str | None]
+    name: str
+    alt: str
+    files: list[str]
 
 
 class Report(Result):
-    """Everything that a report says. A section is None if its stage has not run."""
+    """Everything that the pages say."""
 
     name: str
     question: str
-    notes: list[str]
     verdict: str
+    """The verdict on every main edit, in the words of the rule."""
+    first: FirstScreen
     warnings: list[str]
-    findings: list[str]
-    evaluation: BehaviourSection | None
-    localization: CeilingsSection | None
-    crosscoder: DictionarySection | None
-    features: FeaturesSection | None
-    interventions: InterventionsSection | None
-    dictionary_seeds: DictionarySeedsSection | None = None
+    notes: list[str]
+    sections: list[Section]
+    pages: dict[str, Page] = Field(default_factory=dict)
+    """File of a further page without its ending → its content."""
     missing: list[MissingStage]
-    provenance: list[ProvenanceRow]
-    figures: list[str] = Field(default_factory=list)
-    """Files of the figures, relative to the report folder."""
+    terms: list[Term]
+    figures: list[Drawn] = Field(default_factory=list)
+
+    def section(self, name: str) -> Section:
+        """The section with an id, of the page or inside another section."""
+        every = [each for section in self.sections for each in (section, *section.parts)]
+        return next(each for each in every if each.id == name)
+
+    def title_of(self, figure: str) -> str:
+        """The title of a figure by its name."""
+        sections = [*self.sections, *(section for page in self.pages.values() for section in page.sections)]
+        pictures = [picture for section in sections for each in (section, *section.parts) for picture in each.pictures]
+        pictures += [self.first.figure] if self.first.figure else []
+        return next((picture.title for picture in pictures if picture.name == figure), figure)

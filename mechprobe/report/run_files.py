@@ -2,19 +2,22 @@
 
 import itertools
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mechprobe.drift.divergence.result import DivergenceResult
 from mechprobe.drift.probe.result import ProbeResult
 from mechprobe.drift.weights.result import WeightsResult
+from mechprobe.dynamics.logprobs.result import LogprobsResult
+from mechprobe.emergence.result import Emergence
 from mechprobe.errors import ArtifactError
 from mechprobe.evals.result import EvaluationSummary
 from mechprobe.features.examples.labels import Labels
 from mechprobe.files import read_json
 from mechprobe.localization.result import SiteCeilings
 from mechprobe.records import read_jsonl
-from mechprobe.report.result import JsonObject
+from mechprobe.report.result import JsonObject, Section
 from mechprobe.run_layout import CHAIN, RunLayout, StagePlace
 from mechprobe.stage_folder import MANIFEST, UNFINISHED, read_manifest, recorded_hash
 
@@ -39,14 +42,10 @@ class DriftFiles(NamedTuple):
     @classmethod
     def read(cls, layout: RunLayout) -> "DriftFiles":
         """Read the finished stages of a run."""
-
-        def done(folder: Path) -> bool:
-            return (folder / MANIFEST).is_file()
-
         return cls(
-            DivergenceResult.load(layout.drift) if done(layout.drift) else None,
-            ProbeResult.load(layout.probe) if done(layout.probe) else None,
-            WeightsResult.load(layout.weights) if done(layout.weights) else None,
+            DivergenceResult.load(layout.drift) if _done(layout.drift) else None,
+            ProbeResult.load(layout.probe) if _done(layout.probe) else None,
+            WeightsResult.load(layout.weights) if _done(layout.weights) else None,
         )
 
     @property
@@ -160,10 +159,29 @@ class RunFiles:
         others = sorted(evaluated, key=lambda name: (not name.startswith("sft"), name))
         return list(dict.fromkeys([self.base, *(self.features or {}).get("models", []), *others]))
 
+    @cached_property
+    def emergence(self) -> Emergence | None:
+        """The features over training; None where that stage is not finished."""
+        return Emergence.load(self.layout.emergence) if _done(self.layout.emergence) else None
+
+    @cached_property
+    def logprobs(self) -> LogprobsResult | None:
+        """The log-probabilities of tokens; None where that stage is not finished."""
+        return LogprobsResult.load(self.layout.logprobs) if _done(self.layout.logprobs) else None
+
+    def absent(self, stage: str, name: str, title: str) -> Section:
+        """The section ``name`` of a stage of the chain that is not finished."""
+        found = self.stages[stage]
+        return Section(id=name, title=title, command=found.place.command, interrupted=found.state == "unfinished")
+
     @property
     def selected(self) -> list[int]:
         """Ids of the selected features, best first."""
         return [int(feature) for feature in (self.selection or {}).get("features", [])]
+
+
+def _done(folder: Path) -> bool:
+    return (folder / MANIFEST).is_file()
 
 
 def _stage(layout: RunLayout, place: StagePlace) -> StageInfo:

@@ -12,6 +12,7 @@ from mechprobe.cli import main
 from mechprobe.files import read_json
 from mechprobe.interventions.dictionaries.result import DictionarySeeds
 from mechprobe.lab.summary import shipped
+from mechprobe.report.result import Report
 from tests.cli.test_end_to_end import SMALL
 
 SMALLER = [
@@ -83,9 +84,9 @@ def test_the_result_compares_sets_and_verdicts(made: Path) -> None:
 
 def test_report_and_summary_show_it(made: Path, call: Call, capsys: pytest.CaptureFixture[str]) -> None:
     sentence = read_json(made / COMPARED)["sentence"]
-    report = read_json(made / "report" / "report.json")
-    assert sentence in report["findings"]
-    assert [row[0] for row in report["dictionary_seeds"]["rows"]] == ["0", "1", "median [range]"]
+    part = Report.load(made / "report" / "report.json").section("dictionaries")
+    assert part.says == sentence
+    assert [row[0] for row in part.tables[0].rows] == ["0", "1", "median [range]"]
     assert "Other dictionaries" in (made / "report" / "index.html").read_text()
     assert "### Other dictionaries" in (made / "report" / "report.md").read_text()
     assert main(["show", str(made)]) == 0
@@ -141,9 +142,9 @@ def test_a_comparison_with_earlier_interventions_is_not_shown(
     assert main(["report", "--run", str(copy)]) == 0
     assert main(["show", str(copy)]) == 0
     assert sentence not in capsys.readouterr().out
-    report = read_json(copy / "report" / "report.json")
-    assert report["dictionary_seeds"] is None
-    assert any(COMPARED in text for text in report["warnings"])
+    report = Report.load(copy / "report" / "report.json")
+    assert "dictionaries" not in [part.id for part in report.section("interventions").parts]
+    assert any(COMPARED in text for text in report.warnings)
 
 
 def test_a_rule_that_chooses_nothing_in_another_dictionary_is_a_result(

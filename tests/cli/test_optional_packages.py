@@ -69,7 +69,7 @@ def test_a_run_needs_none_of_them_and_says_what_it_left_out(
     assert done.returncode == 0, done.stderr[-2000:]
     report = json.loads((folder / "report" / "report.json").read_text())
     assert report["figures"] == []
-    assert "<img" not in (folder / "report" / "index.html").read_text()
+    assert "<figure" not in (folder / "report" / "index.html").read_text()
     said = " ".join(done.stderr.split())
     assert said.count("The plain reader is used without a comparison of its bits with the bridge.") == 1
     assert "TransformerBridge needs the package transformer-lens" in said

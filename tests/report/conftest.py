@@ -1,15 +1,20 @@
 """A run folder with plausible result files of every stage, made without models."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
+from benchmarks.browser import browser_page
 from mechprobe.files import write_json
 from mechprobe.records import write_jsonl
 from mechprobe.stage_folder import Stage
 from mechprobe.statistics import wilson_interval
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 TASKS = ("calculation", "fact_retrieval", "simulation", "enumeration", "diagnostic")
 HELD_OUT = TASKS[1:]
@@ -256,3 +261,10 @@ def write_run(run: Path, *, without: tuple[str, ...] = (), trusted: bool = True,
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     return write_run(tmp_path / "run")
+
+
+@pytest.fixture(scope="session")
+def browser() -> "Iterator[Page]":
+    """A page of a browser without network; tests of pages are skipped where there is none."""
+    with browser_page(color_scheme="light", permissions=["clipboard-read", "clipboard-write"]) as page:
+        yield page

@@ -26,7 +26,7 @@ HOSTILE = (
 
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(render, "draw_figures", lambda files, content: {})
+    monkeypatch.setattr(render, "draw_figures", lambda *_: {})
 
 
 def with_everything(tokens: tuple[str, ...] = ("a", "b", "c")) -> list[dict[str, Any]]:
@@ -58,13 +58,14 @@ def test_every_feature_has_a_section_and_a_link_to_it(tmp_path: Path) -> None:
     assert not tags.open
     anchors = {attributes["id"] for tag, attributes in tags.found if tag == "h2"}
     links = {attributes["href"] for tag, attributes in tags.found if tag == "a"}
-    assert anchors == {link[1:] for link in links if link} == {f"f{k}" for k in range(20)}
+    own = {link[1:] for link in links if link and link.startswith("#f")}
+    assert anchors == own == {f"f{k}" for k in range(20)}
     assert "active on 1,200 of 21,000 tokens" in text
     assert "50 to 100 % of active tokens: 1.00 to 4.00" in text
     assert text.index('href="#f11"') < text.index('href="#f12"')  # selected first
     manifest = read_json(tmp_path / "run" / "report" / "manifest.json")
     assert "examples.html" in manifest["outputs"]
-    assert "<code>examples.html</code>" in (tmp_path / "run" / "report" / "index.html").read_text()
+    assert 'href="examples.html"' in (tmp_path / "run" / "report" / "index.html").read_text()
 
 
 def test_hostile_text_stays_text(tmp_path: Path) -> None:
@@ -76,14 +77,15 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     tags = Tags(text)
     assert not tags.open
     names = {tag for tag, _ in tags.found}
-    assert not names & {"script", "img", "iframe", "object", "base", "form"}
+    assert not names & {"img", "iframe", "object", "base", "form"}
+    assert [tag for tag, _ in tags.found].count("script") == 2  # the page's own
     assert not any(name.startswith("on") for _, attributes in tags.found for name in attributes)
     assert not [char for char in text if char != "\n" and not char.isprintable() and char != "\u00a0"]
     assert "49" not in {part.strip() for part in text.replace("<", ">").split(">")}
+    text = text[text.index("<main") :]
     assert "{{\u00a07\u00a0*\u00a07\u00a0}}" in text
     assert "&lt;script&gt;alert(1)" in text
     assert "<!--" not in text
-    assert "default-src 'none'" in text
 
 
 def test_labels_are_shown_with_the_name_of_the_labeler(tmp_path: Path) -> None:

@@ -10,15 +10,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from safetensors.numpy import save_file
+from safetensors.torch import save_file as save_torch
 
 from benchmarks.explorer import made_up_run
 from mechprobe.errors import ArtifactError
-from mechprobe.features.contexts.files import CONTEXTS_FILE
+from mechprobe.features.contexts.files import CONTEXTS_FILE, PROMOTED_FILE
 from mechprobe.features.examples.labels import label_features
 from mechprobe.files import read_json, write_json
 from mechprobe.report import stage as render
-from mechprobe.report.explorer.pages import write_explorer
+from mechprobe.report.explorer.pages import SCRIPTS, write_explorer
+from mechprobe.report.explorer.weights import Decoders, stored_matrix
 from mechprobe.report.run_files import RunFiles
 from mechprobe.report.stage import report
 from mechprobe.stage_folder import Stage
@@ -120,7 +123,7 @@ def test_hostile_texts_are_inert_in_every_file(tmp_path: Path) -> None:
             assert "<" not in text
             assert not re.search(r"[^\n\x20-\x7e]", text)
     page = (folder / "index.html").read_text("utf-8")
-    assert page.count("<script") == page.count("</script>") == 10
+    assert page.count("<script") == page.count("</script>") == len(SCRIPTS) + 1
     assert "owned'</script>" not in page
     assert "Content-Security-Policy" in page
     assert not re.search(r"https?:|unsafe-|\son\w+=|<style|style=", page)
@@ -164,6 +167,15 @@ def test_contexts_of_other_features_are_refused(tmp_path: Path) -> None:
     other = made_up_run(tmp_path / "other", n_features=200, n_contexts=3)
     (run / "contexts" / CONTEXTS_FILE).write_bytes((other / "contexts" / CONTEXTS_FILE).read_bytes())
     with pytest.raises(ArtifactError, match="other features"):
+        write_explorer(RunFiles.read(run), tmp_path / "explorer")
+
+
+@pytest.mark.parametrize("name", [CONTEXTS_FILE, PROMOTED_FILE])
+def test_a_spoiled_file_is_one_sentence(tmp_path: Path, name: str) -> None:
+    run = made_up_run(tmp_path / "run", n_features=70, n_contexts=3)
+    path = run / "contexts" / name
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(ArtifactError, match=rf"{name} cannot be read .*make it again with `mechprobe features`"):
         write_explorer(RunFiles.read(run), tmp_path / "explorer")
 
 
@@ -226,7 +238,42 @@ def write_dictionary(folder: Path, decoder: np.ndarray, models: tuple[str, ...])
         stage.finish(outputs=["config.json", "weights.safetensors"])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_decoders_of_every_number_type_are_read_without_torch(tmp_path: Path, dtype: torch.dtype) -> None:
+    weights = torch.randn(70, 24, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
+    weights[3] = 0
+    tensors = {"b_dec": torch.zeros(5), "W_dec": weights, "threshold": torch.zeros(3, dtype=torch.bfloat16)}
+    save_torch(tensors, tmp_path / "weights.safetensors")
+    write_json(tmp_path / "config.json", {"config": {"model_names": ["base", "rl"], "d_model": [16, 8]}})
+    features = np.array([69, 3, 4])
+    expected = torch.nn.functional.normalize(weights[features, 16:].float(), dim=1)
+    np.testing.assert_allclose(Decoders(tmp_path).of("rl", features), expected.numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("spoil", ["missing", "cut", "other type", "no matrix", "no safetensors"])
+def test_weights_that_cannot_be_read_are_one_sentence(tmp_path: Path, spoil: str) -> None:
+    path, weights = tmp_path / "weights.safetensors", torch.ones(70, 24)
+    save_torch({"W_dec": weights.to(torch.int8) if spoil == "other type" else weights}, path)
+    if spoil == "no matrix":
+        save_torch({"W_enc": weights}, path)
+    elif spoil == "missing":
+        path.unlink()
+    elif spoil == "cut":
+        path.write_bytes(path.read_bytes()[:500])
+    elif spoil == "no safetensors":
+        path.write_bytes(b"PK\x03\x04 something else entirely")
+    with pytest.raises(ArtifactError, match="W_dec cannot be read"):
+        stored_matrix(path, "W_dec")
+
+
 def test_a_run_without_a_table_has_no_explorer(run: Path) -> None:
     folder = report(run).parent
     assert not (folder / "features").exists()
     assert "features/index.html" not in (folder / "index.html").read_text()
+
+
+def test_the_explorer_links_to_the_pages_that_exist(tmp_path: Path) -> None:
+    run = made_up_run(tmp_path / "run", n_features=70, n_contexts=3)
+    write_explorer(RunFiles.read(run), tmp_path / "explorer", {"drift": True, "timeline": False})
+    page = (tmp_path / "explorer" / "index.html").read_text(encoding="utf-8")
+    assert re.findall(r'<a href="\.\./(\w+)\.html">', page.partition("<noscript>")[0]) == ["index", "drift"]

@@ -11,12 +11,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.browser import BROWSER, browser_page, browser_path, wait_until
+from benchmarks.browser import BROWSER, browser_path, wait_until
 from benchmarks.explorer import made_up_run
 from mechprobe.files import write_json
 from mechprobe.report import stage as render
+from mechprobe.report.explorer.pages import write_explorer
+from mechprobe.report.run_files import RunFiles
 from mechprobe.report.stage import report
 from mechprobe.stage_folder import Stage
+from tests.report.browsing import clipped, serious
 from tests.report.conftest import interventions
 from tests.report.test_explorer import HOSTILE
 
@@ -49,9 +52,20 @@ def frame(run: Path) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def browser() -> "Iterator[Page]":
-    with browser_page(color_scheme="light", permissions=["clipboard-read", "clipboard-write"]) as page:
-        yield page
+def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a pair with long and hostile names, missing numbers, and neither selection nor contexts."""
+    folder = tmp_path_factory.mktemp("odd") / "run"
+    models = ("</script><b>" + "long-name-" * 9, "\u202e<img src=x onerror=alert(1)>" + "x" * 90)
+    made_up_run(folder, n_features=40, n_contexts=2, models=models)
+    write_json(folder / "run.json", {"name": HOSTILE[0] * 4})
+    shutil.rmtree(folder / "selection")
+    shutil.rmtree(folder / "contexts")
+    table = pd.read_parquet(folder / "features" / "table.parquet")
+    table.loc[table["feature"] % 5 == 2, table.columns[3:]] = np.nan
+    table.loc[table["feature"] == 3, "density_joint"] = 0.0
+    table.to_parquet(folder / "features" / "table.parquet", index=False)
+    write_explorer(RunFiles.read(folder), folder / "report" / "features")
+    return folder
 
 
 @pytest.fixture
@@ -74,9 +88,22 @@ def page(browser: "Page", run: Path) -> "Iterator[Page]":
     assert browser.title() == "run </script><script>document.title='owned'</script>: feature explorer"
 
 
-def show(page: "Page", run: Path, fragment: str = "") -> None:
+def show(page: "Page", run: Path, fragment: str = "", *, fresh: bool = False) -> None:
+    """Show a fragment of the explorer, by a link in the page where it is open already."""
+    url = (run / "report" / "features" / "index.html").as_uri()
+    if not fresh and page.url.partition("#")[0] == url:
+        page.evaluate(
+            """fragment => new Promise(done => {
+              app.editsOpen = false;
+              if ((location.hash || '#') === (fragment || '#')) return done();
+              addEventListener('hashchange', () => setTimeout(done), {once: true});
+              location.hash = fragment;
+            })""",
+            fragment,
+        )
+        return
     page.goto("about:blank")
-    page.goto((run / "report" / "features" / "index.html").as_uri() + fragment)
+    page.goto(url + fragment)
     wait_until(page, "document.body.dataset.ready")
 
 
@@ -206,15 +233,20 @@ def test_the_page_of_a_feature(page: "Page", run: Path, frame: pd.DataFrame) -> 
 
 def test_courses_over_checkpoints_are_charts_with_a_text_alternative(page: "Page") -> None:
     course = {"arm": "rl", "matched": 7, "cosine": 0.91, "progress": [0, 0.5, 1], "models": ["base", "<b>", "rl"],
-              "norms": [2, 3, 4.5], "cosines": [1, 0.8, -0.6]}  # fmt: skip
-    page.evaluate("course => document.getElementById('filters').append(section('Checkpoints', null, [course, course].map(courseSection)))", course)  # fmt: skip
+              "norms": [2, None, 4.5], "cosines": [1, 0.8, -0.6]}  # fmt: skip
+    other = {**course, "arm": "<i>", "matched": 8, "norms": [1, 1, 1], "cosines": [None, None, None]}
+    page.evaluate("courses => document.getElementById('filters').append(courseCharts(courses))", [course, other])
     charts = page.locator("#filters svg.chart")
-    assert charts.count() == 4
-    assert charts.first.get_attribute("aria-label") == "decoder norm (L1) by checkpoint: base 2.00, <b> 3.00, rl 4.50"
+    assert charts.count() == 2
+    text = "decoder norm (L1) by checkpoint; arm rl: base 2.00, <b> –, rl 4.50; arm <i>: base 1.00, <b> 1.00, rl 1.00"
+    assert charts.first.get_attribute("aria-label") == text
+    assert charts.first.locator("circle").count() == 5
     heights = [float(circle.get_attribute("cy")) for circle in charts.nth(1).locator("circle").all()]
     assert heights == sorted(heights)
     assert charts.nth(1).locator("text").first.text_content() == "−1.00"
-    assert page.locator("#filters b").count() == 0
+    assert "feature 7 in arm rl (cosine 0.91" in page.inner_text("#filters .charts p")
+    assert page.locator("#filters b, #filters i:not(.dot)").count() == 0
+    page.evaluate("buildFilters()")
 
 
 def test_keys_fragments_and_comparing(page: "Page", run: Path) -> None:
@@ -230,6 +262,13 @@ def test_keys_fragments_and_comparing(page: "Page", run: Path) -> None:
     assert page.evaluate("location.hash") == "#f=1&with=0"
     page.go_back()
     wait_open(page, 0)
+    page.go_forward()
+    wait_open(page, 0, 1)
+    page.go_back()
+    wait_open(page, 0)
+    page.keyboard.press("d")
+    assert page.evaluate("location.hash") == "#f=0&with=0&contexts=difference"
+    page.keyboard.press("d")
     page.keyboard.press("Escape")
     wait_open(page)
     page.keyboard.press("/")
@@ -237,6 +276,7 @@ def test_keys_fragments_and_comparing(page: "Page", run: Path) -> None:
     assert page.evaluate("location.hash") == "#q=w3"
     found = listed(page)
     page.keyboard.press("Escape")
+    assert page.input_value("#search") == "w3", "the table stays filtered, so the text stays"
     page.keyboard.press("?")
     assert page.is_visible("#keys")
     page.keyboard.press("Escape")
@@ -250,11 +290,67 @@ def test_keys_fragments_and_comparing(page: "Page", run: Path) -> None:
     assert len(listed(page)) == page.evaluate("explorer.table.feature.length")
 
 
+def focused(page: "Page") -> str:
+    return page.evaluate(
+        "(n => n.id || n.getAttribute('aria-label') || n.className || n.textContent)(document.activeElement)"
+    )
+
+
+def test_everything_is_done_by_keyboard(page: "Page") -> None:
+    page.keyboard.press("/")
+    order = []
+    while not order or order[-1] not in ("BODY", "feature"):
+        page.keyboard.press("Tab")
+        order.append(focused(page))
+    assert [name for name in order if name in ("theme", "help", "Tuned model", "selected", "reset", "csv", "Features")] == [
+        "theme", "help", "Tuned model", "selected", "reset", "csv", "Features",
+    ]  # fmt: skip
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    assert page.evaluate("app.state.sort") == "-tokens"
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    assert page.evaluate("app.state.sort") == "-nrn_sft"
+    page.keyboard.press("Shift+Tab")
+    assert focused(page) == "Features"
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    marked = page.evaluate("app.order[1]")
+    assert page.get_attribute(".frame", "aria-activedescendant") == f"row-{marked}"
+    assert page.get_attribute(f"#row-{marked}", "aria-selected") == "true"
+    page.keyboard.press("Enter")
+    opened(page)
+    page.focus("text=Difference from base")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.textContent") == "Difference from base"
+    assert page.evaluate("app.state.difference")
+    page.focus(".jumps button >> nth=-1")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.textContent") == "Contexts"
+    top = page.evaluate("document.activeElement.getBoundingClientRect().top - document.querySelector('.bar-top').getBoundingClientRect().bottom")  # fmt: skip
+    assert 0 <= top < 40
+    page.keyboard.press("Escape")
+    assert focused(page) == "Features"  # not lost with the page that had it
+
+
+def test_a_peak_is_in_view(page: "Page", run: Path) -> None:
+    show(page, run, "#f=1&with=2")
+    wait_open(page, 2, 1)
+    outside = """Array.from(document.querySelectorAll('.lines'), box => {
+      const [a, b] = [box.getBoundingClientRect(), box.querySelector('.peak').getBoundingClientRect()];
+      return b.right > a.right + 1 || (b.left < a.left && b.width < a.width);
+    }).filter(Boolean).length"""
+    assert page.evaluate(outside) == 0
+    tops = page.evaluate("Array.from(document.querySelectorAll('.feature'), f => Array.from(f.querySelectorAll('h3'), h => h.getBoundingClientRect().top))")  # fmt: skip
+    assert tops[0] == pytest.approx(tops[1], abs=1)
+
+
 def test_theme_is_kept(page: "Page", run: Path) -> None:
     assert page.evaluate("document.documentElement.dataset.theme") == "light"
     page.keyboard.press("t")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(21, 23, 27)"
-    show(page, run)
+    show(page, run, fresh=True)
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"
     page.click("#theme")
     assert page.evaluate("document.documentElement.dataset.theme") == "light"
@@ -278,7 +374,7 @@ def test_hostile_texts_are_shown_as_text(page: "Page", run: Path) -> None:
 
 
 def test_the_policy_forbids_network_and_eval(browser: "Page", run: Path) -> None:
-    show(browser, run)  # without the listeners: the browser reports what it forbids
+    show(browser, run, fresh=True)  # without the listeners: the browser reports what it forbids
     refused = "async () => { try { await fetch('data.js'); return 'fetched'; } catch { return 'refused'; } }"
     assert browser.evaluate(refused) == "refused"
     blocked = """() => new Promise(done => {
@@ -296,6 +392,7 @@ def test_the_policy_forbids_network_and_eval(browser: "Page", run: Path) -> None
       setTimeout('document.title = 2', 0);
     })"""
     assert browser.evaluate(evaluate) == "eval"
+    browser.goto("about:blank")
 
 
 def test_copy_and_export(page: "Page", run: Path, frame: pd.DataFrame, tmp_path: Path) -> None:
@@ -320,37 +417,57 @@ def test_copy_and_export(page: "Page", run: Path, frame: pd.DataFrame, tmp_path:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious(page: "Page", run: Path, scheme: str) -> None:
-    from axe_playwright_python.sync_playwright import Axe
-
-    for fragment in ("", "#f=1"):
+    if page.evaluate("document.documentElement.dataset.theme") != scheme:
+        page.keyboard.press("t")
+    # All parts of the contexts and all rows are built alike, so the first ones stand for them.
+    only = ("color-contrast",) if scheme == "dark" else ()  # only colors differ between the themes
+    alike = ["." + name + " ~ ." + name for name in ("part", "context", "row")]
+    for fragment in ("#f=1&class=shared", "#f=1&with=2&contexts=difference"):
         show(page, run, fragment)
-        if page.evaluate("document.documentElement.dataset.theme") != scheme:
-            page.keyboard.press("t")
         opened(page)
         page.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true; })")
-        # The policy of the page forbids scripts that are added to it, so axe runs through the debugger.
-        # All parts of the contexts are built alike, so the first ones stand for them.
-        options = "{exclude: ['.part ~ .part', '.context ~ .context']}, {preload: false, resultTypes: ['violations']}"
-        found = page.evaluate(f"{Axe().axe_script}; axe.run({options})")
-        serious = [item for item in found["violations"] if item["impact"] in ("serious", "critical")]
-        assert not [(item["id"], [node["html"][:160] for node in item["nodes"][:3]]) for item in serious]
+        assert not serious(page, exclude=alike, rules=only)
+    page.keyboard.press("?")
+    assert not serious(page, include=["#keys"], rules=only)
+    page.keyboard.press("Escape")
     if scheme == "dark":
         page.keyboard.press("t")
 
 
 @pytest.mark.parametrize("width", [1440, 1024, 390])
-def test_nothing_is_clipped(run: Path, browser: "Page", width: int) -> None:
+def test_nothing_is_clipped(run: Path, odd: Path, browser: "Page", width: int) -> None:
     browser.set_viewport_size({"width": width, "height": 844})
-    for fragment in ("", "#f=1", "#f=1&with=2"):
-        show(browser, run, fragment)
-        opened(browser)
-        assert browser.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
-        outside = browser.evaluate(
-            "Array.from(document.querySelectorAll('button, input, select, h1, h2, h3, p, figure'))"
-            ".filter(n => !n.closest('.frame, .scroll, .lines, .hidden') && n.getBoundingClientRect().right > innerWidth + 1).length"
-        )
-        assert outside == 0
+    for which, fragments in ((run, ("", "#f=1", "#f=1&with=2")), (odd, ("", "#f=1", "#f=2&with=3"))):
+        for fragment in fragments:
+            show(browser, which, fragment)
+            opened(browser)
+            assert not clipped(browser, apart=".frame, .scroll, .lines, .hidden"), (which, fragment)
     browser.set_viewport_size({"width": 1440, "height": 900})
+
+
+def test_missing_numbers_and_parts(odd: Path, browser: "Page") -> None:
+    show(browser, odd, "#f=2")
+    assert opened(browser) == [2]
+    assert "NaN" not in browser.inner_text("body")
+    assert browser.locator("#selected, [data-key='tokens'], [data-key='rank'], select").count() == 0
+    assert browser.evaluate("app.plots.map(plot => plot.kind)") == ["nrn"]
+    assert "mechprobe features with the models writes them" in browser.inner_text(".contexts")
+    assert browser.evaluate("app.plots[0].y[explorer.table.place.get(3)]") == 0  # of density 0, on the axis
+    show(browser, odd, "#q=nowhere")
+    browser.click(".empty button")
+    assert len(listed(browser)) == 40
+    browser.evaluate("app.change({ranges: {density_joint: [0, 1]}})")
+    assert len(listed(browser)) == 32  # those without a number are in no range
+    assert browser.inner_text("#ranges") == "(1 set)"
+
+
+def test_of_a_single_model_there_is_no_plot(tmp_path: Path, browser: "Page") -> None:
+    folder = made_up_run(tmp_path / "run", n_features=10, n_contexts=2, models=("base",))
+    write_explorer(RunFiles.read(folder), folder / "report" / "features")
+    show(browser, folder, "#f=3&contexts=difference")
+    assert opened(browser) == [3]
+    assert browser.locator("canvas").count() == 0
+    assert len(listed(browser)) == 10
 
 
 def test_without_scripts_the_page_says_where_to_look(run: Path, browser: "Page") -> None:

@@ -1,6 +1,7 @@
 """Reports of complete, partial and hostile run folders."""
 
 import json
+import re
 import subprocess
 import sys
 import warnings
@@ -11,12 +12,15 @@ import pytest
 from hypothesis import given, strategies as st
 from matplotlib.figure import Figure
 
+from mechprobe.cli.printing import say
+from mechprobe.cli.show import show_lines
 from mechprobe.errors import ArtifactError
 from mechprobe.files import read_json, write_json
 from mechprobe.report import stage as render
 from mechprobe.report.config import ReportConfig
 from mechprobe.report.figures import style
 from mechprobe.report.result import Report
+from mechprobe.report.sections.effects import share_curves
 from mechprobe.report.stage import report
 from tests.report.conftest import evaluation, examples, interventions, write_run
 
@@ -33,7 +37,7 @@ def coarse_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Skip the drawing, which takes most of the time."""
-    monkeypatch.setattr(render, "draw_figures", lambda files, content: {})
+    monkeypatch.setattr(render, "draw_figures", lambda *_: {})
 
 
 class Tags(HTMLParser):
@@ -74,23 +78,29 @@ def test_a_whole_run_has_every_section_and_figure(reported: Path) -> None:
     text = page.read_text()
     tags = Tags(text)
     assert not tags.open
-    images = [attributes for tag, attributes in tags.found if tag == "img"]
-    assert len(images) == len(FIGURES)
-    assert all((image["src"] or "").startswith("data:image/png;base64,") for image in images)
-    assert all(image["alt"] for image in images)
-    assert {path.stem for path in (run / "report" / "figures").iterdir()} == set(FIGURES)
-    verdict = interventions()["verdict"]
-    assert text.index("Which features did post-training add") < text.index(verdict) < text.index("Main findings")
-    assert "has not run" not in text
+    charts = [attributes for tag, attributes in tags.found if tag == "svg"]
+    drawn = Report.load(run / "report" / "report.json").figures
+    assert {figure.name for figure in drawn} == set(FIGURES)
+    assert sorted(figure.alt for figure in drawn) == sorted(chart["aria-label"] or "" for chart in charts)
+    files = {str(path.relative_to(run / "report")) for path in (run / "report" / "figures").iterdir()}
+    assert files == {name for figure in drawn for name in figure.files}
+    assert files == {f"figures/{name}.{ending}" for name in FIGURES for ending in ("svg", "png", "pdf", "csv")}
+    assert files <= {attributes.get("href") for _, attributes in tags.found}
+    first = text.index("The edits support that the selected features cause the change from base to rl")
+    assert text.index("Which features did post-training add") < first < text.index(interventions()["verdict"])
+    assert text.count("has not run") == 3  # emergence, drift and dynamics, which are beside the chain
 
 
 @pytest.mark.usefixtures("no_figures")
 def test_the_page_loads_nothing_from_elsewhere(run: Path) -> None:
     tags = Tags(report(run).read_text())
+    further = {"index.html", "examples.html"}
     for tag, attributes in tags.found:
-        assert tag not in ("script", "link", "iframe")
+        assert tag not in ("iframe", "object", "embed", "base", "form")
+        assert tag != "script" or not attributes
         for name in ("src", "href"):
-            assert (attributes.get(name) or "#").startswith(("data:", "#"))
+            value = attributes.get(name) or "#"
+            assert value.startswith(("data:", "#", "figures/")) or value in further
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -100,28 +110,63 @@ def test_the_numbers_are_those_of_the_files(run: Path) -> None:
     assert "rl is above base on calculation, simulation, enumeration and diagnostic" in text
     assert "sft is above base on calculation and below base on fact_retrieval and enumeration" in text
     assert "0.975 for base, 0.961 for sft and 0.975 for rl" in text
-    content = read_json(run / "report" / "report.json")
-    assert [row["task"] for row in content["evaluation"]["rows"]][:2] == ["calculation", "fact_retrieval"]
-    transplant = next(t for t in content["interventions"]["tables"] if t["title"] == "transplant rl into base")
-    assert [row["draws"] for row in transplant["rows"]] == ["20"] * 6
-    assert transplant["rows"][-1]["task"] == "pooled"
-    assert {row["n"] for row in transplant["rows"]} == {"64"}
+    content = Report.load(run / "report" / "report.json")
+    assert [row[0] for row in content.section("behaviour").tables[0].rows][:2] == ["calculation", "fact_retrieval"]
+    transplant = next(t for t in content.section("interventions").tables if t.title == "transplant rl into base")
+    assert [row[transplant.head.index("draws")] for row in transplant.rows] == ["20"] * 6
+    assert transplant.rows[transplant.chosen[0]][0] == "pooled"
+    assert {row[transplant.head.index("n")] for row in transplant.rows} == {"64"}
 
 
 def test_doses_collateral_effects_left_out_tasks_and_sizes_are_shown(reported: Path) -> None:
     run, text = reported, (reported / "report" / "index.html").read_text()
     for heading in ("Smallest sufficient sets", "Leave one task out", "Dose response", "Collateral effects"):
-        assert f"<h3>{heading}</h3>" in text
+        assert f"<summary>{heading}</summary>" in text
     assert "2 [2, not reached]" in text
     assert "the whole residual moves less than 5 points in rl" in text
     assert "60 texts with 900 predicted tokens" in text
-    content = read_json(run / "report" / "report.json")
-    doses = content["interventions"]["doses"]
-    assert [(row["title"], row["value"]) for row in doses] == [("clamp in base", v) for v in ("0.5", "1", "3", "10")]
-    assert len(content["interventions"]["left_out"]) == 8
-    assert len(content["interventions"]["collateral"]) == 8  # four edits, two ceilings, two reconstructions
+    content = Report.load(run / "report" / "report.json")
+    [doses], [left_out], [collateral] = (content.section(name).tables for name in ("doses", "left-out", "collateral"))
+    assert [row[:2] for row in doses.rows] == [["clamp in base", v] for v in ("0.5", "1", "3", "10")]
+    assert len(left_out.rows) == 8
+    assert len(collateral.rows) == 8  # four edits, two ceilings, two reconstructions
     markdown = (run / "report" / "report.md").read_text()
     assert markdown.count("figures/doses.png") == markdown.count("figures/collateral.png") == 1
+
+
+class Words(HTMLParser):
+    """The visible text of a page, outside of scripts, styles and drawings."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.said: list[str] = []
+        self.hidden = 0
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.hidden += tag in ("script", "style", "svg")
+
+    def handle_endtag(self, tag: str) -> None:
+        self.hidden -= tag in ("script", "style", "svg")
+
+    def handle_data(self, data: str) -> None:
+        if not self.hidden:
+            self.said.append(data)
+
+
+def strings(value: object) -> list[str]:
+    """Every text and number of a JSON value."""
+    if isinstance(value, dict):
+        return [text for each in value.values() for text in strings(each)]
+    return [text for each in value for text in strings(each)] if isinstance(value, list) else [str(value)]
+
+
+def test_every_number_of_the_page_is_in_the_json(reported: Path) -> None:
+    number = re.compile(r"\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?")
+    held = set(number.findall("\n".join(strings(read_json(reported / "report" / "report.json")))))
+    shown = number.findall("\n".join(Words((reported / "report" / "index.html").read_text()).said))
+    assert len(shown) > 1000
+    assert not set(shown) - held
 
 
 def test_every_missing_stage_names_its_command(tmp_path: Path) -> None:
@@ -129,7 +174,7 @@ def test_every_missing_stage_names_its_command(tmp_path: Path) -> None:
     text = report(run).read_text()
     for command in ("localize", "train-sae", "features", "select", "intervene"):
         assert f"<code>mechprobe {command}</code>" in text
-    assert "No causal verdict yet" in text
+    assert "No causal verdict yet" in "".join(Words(text).said)
     assert {path.stem for path in (run / "report" / "figures").iterdir()} == {"accuracy"}
 
 
@@ -159,28 +204,35 @@ def test_untrusted_features_are_marked(tmp_path: Path) -> None:
     assert "untrusted" in warning
     assert "FVE of sft is 0.861" in warning
     assert text.count('class="badge"') >= 20
+    assert Report.load(run / "report" / "report.json").first.gate.state == "failed"
     assert "untrusted" in (run / "report" / "report.md").read_text()
 
 
-def test_hostile_text_stays_text(tmp_path: Path) -> None:
+def test_hostile_text_stays_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     accuracy = evaluation()
     for model in accuracy["accuracy"].values():
         model[NASTY] = model.pop("diagnostic")
     results = interventions()
-    results["verdict"] = f"Verdict {NASTY}"
+    results["verdict"] = f"Verdict {NASTY} \x1b[31m\u202e\x00"
     run = write_run(
         tmp_path / "run", examples=examples(("a", NASTY, "\n", "\x1b[31m")), evaluation=accuracy, interventions=results
     )
     text = report(run).read_text()
     tags = Tags(text)
-    assert "script" not in {tag for tag, _ in tags.found}
-    assert not any("onerror" in attributes for _, attributes in tags.found)
-    assert len([tag for tag, _ in tags.found if tag == "img"]) == len(FIGURES)
+    assert [tag for tag, _ in tags.found].count("script") == 2  # the page's own
+    assert not any(name.startswith("on") for _, attributes in tags.found for name in attributes)
+    assert [tag for tag, _ in tags.found].count("svg") == len(FIGURES)
+    assert "img" not in {tag for tag, _ in tags.found}
     assert "&lt;/script&gt;&lt;img" in text
     assert "\x1b" not in text
     markdown = (run / "report" / "report.md").read_text()
     assert "<img" not in markdown
     assert "</script>" not in markdown
+    shown = "\n".join(show_lines(run, verbose=True))
+    say(shown)
+    for written in (markdown, capsys.readouterr().out):
+        assert all(char.isprintable() or char in "\n\u00a0" for char in written)
+        assert "x1b[31m" in written.replace("\\", "")
 
 
 def test_a_name_that_the_font_lacks_gives_no_warning() -> None:
@@ -199,9 +251,9 @@ def test_null_numbers_are_dashes(tmp_path: Path) -> None:
         condition["accuracy_delta"]["pooled"] = [None, None, None, 0]
     run = write_run(tmp_path / "run", interventions=results)
     report(run)
-    content = read_json(run / "report" / "report.json")
-    assert content["interventions"]["tables"][0]["rows"][-1]["change"] == "–"
-    assert content["interventions"]["curves"] == {}
+    table = Report.load(run / "report" / "report.json").section("interventions").tables[0]
+    assert table.rows[-1][table.head.index("change, points")] == "–"
+    assert share_curves(results, ["pooled"]) == {}
 
 
 def test_the_same_run_gives_the_same_bytes(reported: Path) -> None:
@@ -220,10 +272,10 @@ def test_a_folder_that_is_not_a_run_is_an_error(tmp_path: Path) -> None:
 def test_the_json_file_is_a_report(run: Path) -> None:
     report(run)
     found = Report.load(run / "report" / "report.json")
-    assert found.features
-    assert found.features.selected[0].class_ == "shared"
-    assert found.interventions
-    assert found.interventions.panels[0].baseline_label == "force THINK"
+    assert found.section("selection").tables[0].rows[0][:2] == ["0", "shared"]
+    assert found.section("sizes").says.startswith("Smallest transplanted sets in base")
+    with pytest.raises(StopIteration):
+        found.section("nothing")
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -235,8 +287,14 @@ def test_the_question_and_the_number_of_features_can_be_chosen(run: Path, in_run
     page = report(run, None if in_run_file else ReportConfig.model_validate(settings))
     assert "<h1>Why &lt;b&gt;so&lt;/b&gt;?</h1>" in page.read_text()
     found = Report.load(run / "report" / "report.json")
-    assert found.features
-    assert len(found.features.selected) == len(found.features.others) == 3
+    selected, others = found.section("selection"), found.section("features")
+    assert (
+        len(selected.tables[0].rows)
+        == len(selected.contexts)
+        == len(others.tables[1].rows)
+        == len(others.contexts)
+        == 3
+    )
 
 
 def test_it_needs_no_torch(run: Path) -> None:

@@ -1,12 +1,14 @@
 """Rows and sentences of the sections, by hand."""
 
+import re
 from typing import Any
 
 from mechprobe.formatting import edit_title, ordered
-from mechprobe.report.pages.templates import inert, opacity, visible
+from mechprobe.report.pages.templates import explained, harmless, prose, visible
 from mechprobe.report.sections.behaviour import behaviour_sentences, exceeds
+from mechprobe.report.sections.contexts import context_lines
+from mechprobe.report.sections.effects import effect_panels, effect_table, effect_tasks, share_curves
 from mechprobe.report.sections.features import ordered_classes
-from mechprobe.report.sections.interventions import effect_panels, effect_rows, effect_tasks, share_curves
 from mechprobe.statistics import Interval
 
 
@@ -29,8 +31,14 @@ def test_titles_and_orders() -> None:
 
 def test_tokens_are_visible_and_inert() -> None:
     assert (visible("a\n"), visible("")) == ("a⏎", "∅")
-    assert inert("\x1b[31m") == "\\x1b[31m"
-    assert (opacity(2.0, 4.0), opacity(0.0, 4.0)) == ("0.48", "0")
+    assert harmless("\x1b[31m\n") == "\\x1b[31m "
+    assert prose("run `mechprobe drift` <b>") == "run <code>mechprobe drift</code> &lt;b&gt;"
+    assert prose("a `<b>` b") == "a `&lt;b&gt;` b"  # code is only what can be a command
+    example = {"tokens": ["a", "b", "c"], "activations": {"joint": [0.0, 2.0, 4.0]}, "peak": 2}
+    [line] = context_lines(example, ())
+    assert [(run.tokens, run.shade, run.peak, run.value) for run in line.runs] == [
+        (("a",), 0, False, ""), (("b",), 3, False, "2.00"), (("c",), 5, True, "4.00")
+    ]  # fmt: skip
 
 
 def test_three_standard_errors_of_the_difference() -> None:
@@ -55,6 +63,8 @@ def test_every_tuned_model_is_compared_with_the_base() -> None:
 
 def test_random_sets_belong_to_the_edit_that_they_control() -> None:
     results = {
+        "site": "resid_post.1",
+        "verdicts": [{"edit": "ablate", "model": "rl", "task": "t", "p_random": 0.04}],
         "conditions": [
             row("rl", "ablate", "selected", -0.5),
             row("rl", "ablate", "random", -0.1),
@@ -64,15 +74,17 @@ def test_random_sets_belong_to_the_edit_that_they_control() -> None:
             row("rl", "patch", "ceiling", -0.6),
             row("base", "patch", "ceiling", 0.6),
             row("rl", "replace", "recon", -0.05),
-        ]
+        ],
     }
     [panel] = effect_panels(results, None, ["t"])
     assert panel.random == {"t": [-0.1, -0.2]}
     assert panel.ceiling == {"t": -0.6}
     assert panel.others == {"recon": {"t": -0.05}}
     assert "baseline" not in panel.to_dict()
-    [line] = effect_rows(panel, [{"edit": "ablate", "model": "rl", "task": "t", "p_random": 0.04}], ["t"])
-    assert (line.change, line.random, line.p, line.ceiling) == ("-50 (0 to 0)", "-15 [-20, -10]", "0.04", "-60")
+    table = effect_table(panel, results, ["t"], "McNemar")
+    line = dict(zip(table.head, table.rows[0], strict=True))
+    shown = ("change, points", "random: median [range]", "p vs random (Holm)", "ceiling, points")
+    assert [line[name] for name in shown] == ["-50 (0 to 0)", "-15 [-20, -10]", "0.04", "-60"]
 
 
 def test_a_forced_prefix_of_the_interventions_is_the_baseline_of_its_model() -> None:
@@ -102,3 +114,11 @@ def test_the_pooled_row_comes_last() -> None:
 def test_classes_of_one_model_precede_those_of_several() -> None:
     counts = {"dead": 1, "unconfirmed": 2, "base+rl": 3, "rl-only": 4, "shared": 5}
     assert list(ordered_classes(counts, ["base", "rl"])) == ["shared", "rl-only", "base+rl", "unconfirmed", "dead"]
+
+
+def test_a_sign_stays_with_the_term_beside_it() -> None:
+    found = explained("ceiling, points; p McNemar (Holm), a/FVE.")
+    assert found.count('<span class="kept">') == 3
+    assert re.sub(r"<[^>]+>", "", found) == "ceiling, points; p McNemar (Holm), a/FVE."
+    assert re.search(r'<span class="kept">\(<button[^>]*>Holm</button>\),</span>', found)
+    assert "kept" not in explained("the ceiling of rl")

@@ -15,7 +15,7 @@ from mechprobe.emergence.curves import ArmNumbers, measure_curves
 from mechprobe.emergence.result import ArmCourse, DictionaryQuality, table_file
 from mechprobe.files import read_json, write_json
 from mechprobe.records import Outcome, write_jsonl
-from mechprobe.report.figures.timeline import timeline_figure
+from mechprobe.report.figures.timeline import _different, timeline_figure
 from mechprobe.report.sections.timeline import timeline_sections
 from mechprobe.report.timeline.behaviour import of_outcomes
 from mechprobe.report.timeline.build import build_timeline
@@ -25,6 +25,7 @@ from mechprobe.run_layout import RunLayout
 from mechprobe.stage_folder import Stage
 from mechprobe.statistics import Interval
 from mechprobe.sweep.result import BenchmarkInfo, CellResult, SweepResults
+from tests.report.test_drift_page import stands_alone
 from tests.weight_files import save, tensors
 
 EVIL = "<script>alert(1)</script>"
@@ -201,9 +202,9 @@ def test_stages_that_have_not_run_name_their_command(whole: Path, tmp_path: Path
 
 def test_names_are_harmless_and_the_page_stands_alone(whole: Path) -> None:
     page = (whole / "report/timeline.html").read_text(encoding="utf-8")
-    assert "<script" not in page
+    assert page.count("<script") == 2  # the page's own
     assert "&lt;script&gt;" in page
-    assert set(re.findall(r'(?:src|href)="([^"]+?)[,"]', page)) == {"data:image/png;base64", "index.html"}
+    assert stands_alone(page)
     assert 'href="timeline.html"' in (whole / "report/index.html").read_text(encoding="utf-8")
 
 
@@ -289,3 +290,11 @@ def test_a_run_without_checkpoints_has_no_timeline(tmp_path: Path) -> None:
     index = mp.report(tmp_path / "run")
     assert not (tmp_path / "run/report/timeline.html").exists()
     assert "timeline.html" not in index.read_text(encoding="utf-8")
+
+
+def test_names_at_lines_leave_out_what_all_share() -> None:
+    assert _different(["log p of procedural tokens (text)", "log p of digits tokens (text)"]) == [
+        "procedural",
+        "digits",
+    ]
+    assert _different(["a b", "a b c"]) == ["b", "b c"]

@@ -105,11 +105,12 @@ def read_contexts(path: Path) -> Iterator[ContextGroup]:
 
 def read_promoted(path: Path) -> Iterator[PromotedGroup]:
     """Read `write_promoted`, one row group after the other; `ArtifactError` if the file cannot be read."""
-    with _reading(path, *(f"{end}.{name}" for end, name in _promoted_columns(path))) as tables:
+    columns = _promoted_columns(path)
+    with _reading(path, *(f"{end}.{name}" for end, name in columns)) as tables:
         for table in tables:
             strings: dict[str, int] = {}
             models: dict[str, dict[str, Any]] = {}
-            for end, name in _promoted_columns(path):
+            for end, name in columns:
                 index, texts = _texts(table[f"{end}.{name}"])
                 place = np.array([strings.setdefault(text, len(strings)) for text in texts], dtype=np.int64)
                 value = table[f"{end}_value.{name}"].values.to_numpy()
@@ -160,7 +161,8 @@ def _texts(column: Any) -> tuple[Int[ndarray, " token"], list[str]]:
 
 def _promoted_columns(path: Path) -> list[tuple[str, str]]:
     """``(end, model)`` of every list of tokens."""
-    names = require("pyarrow.parquet", "The promoted tokens").read_schema(path).names
+    with _readable(path):
+        names = require("pyarrow.parquet", "The promoted tokens").read_schema(path).names
     pairs = (name.partition(".") for name in names if "." in name)
     return [(end, model) for end, _, model in pairs if end in ("promoted", "suppressed")]
 
@@ -179,10 +181,17 @@ def _write(path: Path, tables: Iterator["pa.Table"]) -> int:
 @contextmanager
 def _reading(path: Path, *texts: str) -> Iterator[Iterator[Any]]:
     """Yield the row groups of a file as record batches."""
-    parquet, pa = require("pyarrow.parquet", "The explorer"), require("pyarrow", "The explorer")
+    parquet = require("pyarrow.parquet", "The explorer")
+    with _readable(path), parquet.ParquetFile(path, read_dictionary=[f"{name}.list.element" for name in texts]) as file:
+        groups = (file.read_row_group(number).combine_chunks() for number in range(file.num_row_groups))
+        yield (table.to_batches()[0] for table in groups if len(table))
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn the errors of a file that cannot be read into one sentence."""
+    pa = require("pyarrow", "The explorer")
     try:
-        with parquet.ParquetFile(path, read_dictionary=[f"{name}.list.element" for name in texts]) as file:
-            groups = (file.read_row_group(number).combine_chunks() for number in range(file.num_row_groups))
-            yield (table.to_batches()[0] for table in groups if len(table))
+        yield
     except (OSError, KeyError, pa.ArrowInvalid) as error:
         raise ArtifactError(f"{path} cannot be read ({error}); make it again with `mechprobe features`.") from None

@@ -4,20 +4,19 @@ These dictionaries are others than the run's, so a feature is matched: two featu
 have in base are each other's nearest by cosine, and the cosine is at least ``emergence.min_cosine``.
 """
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
-from safetensors import SafetensorError, safe_open
 
 from mechprobe.emergence.result import RESULT_FILE, table_file
 from mechprobe.environment import require
-from mechprobe.errors import ArtifactError
 from mechprobe.files import read_json
+from mechprobe.report.explorer.weights import Decoders
 from mechprobe.report.run_files import RunFiles
 from mechprobe.stage_folder import MANIFEST, read_manifest
 
@@ -57,10 +56,14 @@ class Course:
             "models": list(self.models),
             "progress": list(self.progress),
             "matched": int(self.matched[place]),
-            "cosine": round(float(self.cosine[place]), 4),
-            "norms": [round(float(value), 4) for value in self.norms[place]],
-            "cosines": [round(float(value), 4) for value in self.cosines[place]],
+            "cosine": _rounded(self.cosine[place]),
+            "norms": [_rounded(value) for value in self.norms[place]],
+            "cosines": [_rounded(value) for value in self.cosines[place]],
         }
+
+
+def _rounded(value: Any) -> float | None:
+    return round(float(value), 4) if math.isfinite(value) else None
 
 
 def feature_courses(files: RunFiles, features: Int[ndarray, " live"]) -> list[Course]:
@@ -81,24 +84,28 @@ def feature_courses(files: RunFiles, features: Int[ndarray, " live"]) -> list[Co
 def _courses(files: RunFiles, features: Int[ndarray, " live"], settings: dict[str, Any]) -> Iterator[Course]:
     layout, base = files.layout, settings["base"]
     result = read_json(layout.emergence / RESULT_FILE)
-    own = Decoders(layout.crosscoder)
+    own, found = Decoders(layout.crosscoder), {}
     if base not in own.models:
         return
+    own_base = own.of(base, features)
     for arm, seeds in result["arms"].items():
         course = seeds[0]
         name = "together" if result["layout"] == "together" else arm
         folder = layout.checkpoints / f"{name}_seed{course['seed']}"
         if not (folder / MANIFEST).is_file():
             continue
-        other = Decoders(folder)
         frame = require("pandas", "The explorer").read_parquet(layout.emergence / table_file(arm, course["seed"]))
         alive = frame.loc[frame["alive"], "feature"].to_numpy()
-        directions = other.of(base)[alive]
-        if directions.shape[1] != own.of(base).shape[1]:
+        other, key = Decoders(folder), (folder, alive.tobytes())
+        if key not in found:  # arms that were trained together can have the same features
+            theirs = other.of(base, alive)
+            same_width = theirs.shape[1] == own_base.shape[1]
+            found[key] = mutual_matches(own_base, theirs, settings["min_cosine"]) if same_width else None
+        if found[key] is None:
             continue
-        mine, theirs, cosine = mutual_matches(own.of(base)[features], directions, settings["min_cosine"])
+        mine, theirs, cosine = found[key]
         models, matched = (base, *course["checkpoints"]), alive[theirs]
-        cosines = [np.sum(other.of(model)[matched] * directions[theirs], axis=1) for model in models]
+        in_base = other.of(base, matched)
         yield Course(
             arm=arm,
             models=models,
@@ -107,35 +114,8 @@ def _courses(files: RunFiles, features: Int[ndarray, " live"], settings: dict[st
             matched=matched,
             cosine=cosine,
             norms=frame.set_index("feature").loc[matched, [f"norm_{model}" for model in models]].to_numpy(),
-            cosines=np.stack(cosines, axis=1),
+            cosines=np.stack([np.einsum("fd,fd->f", other.of(model, matched), in_base) for model in models], axis=1),
         )
-
-
-class Decoders:
-    """The decoders of a trained crosscoder, one model at a time."""
-
-    def __init__(self, folder: Path) -> None:
-        config = read_json(folder / "config.json")["config"]
-        self.path = folder / "weights.safetensors"
-        self.models: Sequence[str] = config["model_names"]
-        width = config["d_model"]
-        self.widths = [width] * len(self.models) if isinstance(width, int) else list(width)
-
-    def of(self, model: str) -> Float[ndarray, "d_sae d_model"]:
-        """The decoder of a model, each feature at length 1 (0 where it has none).
-
-        Raises:
-            ArtifactError: The weights cannot be read.
-        """
-        place = self.models.index(model)
-        start = sum(self.widths[:place])
-        try:
-            with safe_open(str(self.path), framework="numpy") as file:
-                decoder = file.get_slice("W_dec")[:, start : start + self.widths[place]].astype(np.float32)
-        except (OSError, SafetensorError) as error:
-            raise ArtifactError(f"{self.path} cannot be read ({error}); train the dictionary again.") from None
-        length = np.linalg.norm(decoder, axis=1, keepdims=True)
-        return np.divide(decoder, length, out=np.zeros_like(decoder), where=length > 0)
 
 
 def mutual_matches(

@@ -1,8 +1,9 @@
 """Write the explorer: its page, its scripts and style, and its data."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.resources import files as package_files
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from mechprobe.report.explorer.courses import feature_courses
 from mechprobe.report.explorer.script_data import call, packed
 from mechprobe.report.explorer.shards import TokenIndex, shards
 from mechprobe.report.pages.examples import current_labels
-from mechprobe.report.pages.templates import environment
+from mechprobe.report.pages.templates import environment, navigation
+from mechprobe.report.pages.theme import theme_style
 from mechprobe.report.result import JsonObject
 from mechprobe.report.run_files import RunFiles
 from mechprobe.report.sections.features import ordered_classes
@@ -28,8 +30,11 @@ SCRIPTS = (
     "text.js",
     "grid.js",
     "plots.js",
+    "scatters.js",
     "contexts.js",
+    "charts.js",
     "feature.js",
+    "markdown.js",
     "filters.js",
     "controls.js",
     "app.js",
@@ -40,8 +45,10 @@ _SHOWN_SETS = ("selected", "size", "dose")
 """Sets of an intervention that consist of the first selected features."""
 
 
-def write_explorer(files: RunFiles, folder: Path) -> list[str]:
+def write_explorer(files: RunFiles, folder: Path, links: Mapping[str, bool] = MappingProxyType({})) -> list[str]:
     """Write the explorer of a run into ``folder`` and return its files; without a feature table, write nothing.
+
+    ``links`` says which further pages the report beside it has.
 
     Raises:
         ArtifactError: A result file cannot be read.
@@ -61,10 +68,15 @@ def write_explorer(files: RunFiles, folder: Path) -> list[str]:
     about = _about(files, found) | {"has_contexts": contexts is not None, "arms": [course.arm for course in courses]}
     write(TABLE_DATA, call("receiveTable", about | {"tokens": index.to_dict()}))
     assets = package_files("mechprobe.report.explorer") / "assets"
-    for name in (*SCRIPTS, STYLE):
+    for name in SCRIPTS:
         write(name, (assets / name).read_text(encoding="utf-8"))
+    write(STYLE, theme_style() + (assets / STYLE).read_text(encoding="utf-8"))
     page = environment().get_template("explorer.html.j2")
-    write(PAGE, page.render(name=files.name, trusted=files.trusted, scripts=(*SCRIPTS, TABLE_DATA), style=STYLE))
+    pages = navigation({**links, "explorer": False})
+    write(
+        PAGE,
+        page.render(name=files.name, trusted=files.trusted, scripts=(*SCRIPTS, TABLE_DATA), style=STYLE, pages=pages),
+    )
     return written
 
 

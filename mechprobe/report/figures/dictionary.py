@@ -1,6 +1,7 @@
 """Figures of the crosscoder: its training curves, and how the decoder norm is shared among models."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,16 @@ from mechprobe.report.figures.style import (
     ORANGE,
     PURPLE,
     house_style,
+    legend,
     log_y,
     model_colors,
     new_figure,
     plain,
 )
+from mechprobe.report.figures.told import tell
 
 Line = Mapping[str, Any]
+_HOVERS = 40
 
 
 def shares_figure(summary: Mapping[str, Any]) -> Figure:
@@ -41,7 +45,7 @@ def shares_figure(summary: Mapping[str, Any]) -> Figure:
         left.set_ylim(0, 1.6 * largest)
         left.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
         left.set_ylabel(f"features (of {summary['n_alive']:,} live)")
-        figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=len(models))
+        legend(figure, *left.get_legend_handles_labels())
         return figure
 
 
@@ -52,7 +56,22 @@ def _draw_histograms(
     for name in names:
         histogram = summary["histograms"][f"{statistic}_{name}"]
         edges, counts = np.array(histogram["edges"]), np.array(histogram["counts"], dtype=float)
-        axes.stairs(counts, edges, color=colors[name], linewidth=1.8, label=plain(name))
+        drawn = axes.stairs(counts, edges, color=colors[name], linewidth=1.8, label=plain(name))
+        middles = (edges[:-1] + edges[1:]) / 2
+        bins = [f"{low:.2f} to {high:.2f}" for low, high in pairwise(edges)]
+        cells = [[count] for count in counts]
+        tell(
+            axes,
+            name,
+            drawn,
+            zip(middles, counts, strict=True),
+            cells,
+            names=bins,
+            at=middles,
+            unit="features",
+            scale=1,
+            main={bins[int(counts.argmax())]},
+        )
     axes.axvline(equal, color=INK, linestyle=":", linewidth=1)
     axes.annotate(
         "equal", (equal, 0.98), xycoords=("data", "axes fraction"), xytext=(4, 0), textcoords="offset points",
@@ -67,18 +86,21 @@ def training_figure(lines: Sequence[Line], *, gate: float | None = None) -> Figu
     tokens = np.array([line["tokens"] for line in lines], dtype=float)
     unit, label = (1e6, "million tokens") if tokens.max() >= 2e6 else (1e3, "thousand tokens")
     with house_style():
-        figure = new_figure(9.0, 3.1)
+        figure = new_figure(9.0, 3.3)
         left, middle, right = figure.subplots(1, 3)
         _draw_fve(left, lines, tokens / unit, gate)
         middle.plot(tokens / unit, [number(line.get("loss")) for line in lines], color=INK, linewidth=1.6)
+        _tell_course(middle, "", (), lines, tokens / unit, [number(line.get("loss")) for line in lines])
         log_y(middle)
         middle.set_title("training loss")
         right.plot(tokens / unit, [100 * number(line.get("dead_frac")) for line in lines], color=INK, linewidth=1.6)
+        _tell_course(right, "", (), lines, tokens / unit, [100 * number(line.get("dead_frac")) for line in lines], "%")
         right.set_ylim(0, 100)
         right.set_title("dead latents (%)")
         for axes in (left, middle, right):
             axes.set_xlabel(label)
             axes.set_xlim(0, None)
+        legend(figure, *left.get_legend_handles_labels())
         return figure
 
 
@@ -87,15 +109,30 @@ def _draw_fve(axes: Axes, lines: Sequence[Line], x: np.ndarray, gate: float | No
     colors = model_colors(models)
     for name, mark in zip(models, MARKS, strict=False):
         values = [number(line["fve"][name]) for line in lines]
-        axes.plot(x, values, color=colors[name], label=plain(name), linewidth=1.6)
-        axes.plot(x[-1:], values[-1:], color=colors[name], marker=mark, markersize=6)
+        drawn = axes.plot(x, values, color=colors[name], label=plain(name), linewidth=1.6)
+        drawn += axes.plot(x[-1:], values[-1:], color=colors[name], marker=mark, markersize=6)
+        _tell_course(axes, name, drawn, lines, x, values)
     if gate is not None:
         axes.axhline(gate, color=INK, linestyle=":", linewidth=1)
-        place = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
-        axes.annotate("gate", (0.99, gate), fontsize=8.5, **place)
-    axes.set_ylim(min(1.0, max(0.0, _lower_limit(lines, models))), 1.0)
+        # Beside the panel no curve crosses the word.
+        place = {"xycoords": ("axes fraction", "data"), "ha": "left", "va": "center", "annotation_clip": False}
+        axes.annotate("gate", (1.01, gate), fontsize=8.5, **place)
+    low = min(1.0, max(0.0, _lower_limit(lines, models)))
+    axes.set_ylim(low if gate is None else min(low, gate - 0.02), 1.0)
     axes.set_title("FVE (per batch)")
-    axes.legend(loc="lower right")
+
+
+def _tell_course(
+    axes: Axes, series: str, drawn: Any, lines: Sequence[Line], x: np.ndarray, values: Sequence[float], unit: str = ""
+) -> None:
+    """Tell a quantity over training. Of many steps, a hand reaches every one that makes about `_HOVERS` in all."""
+    every = -(-len(lines) // _HOVERS)
+    for reached in (True, False):
+        chosen = [i for i in range(len(lines)) if (i % every == 0 or i == len(lines) - 1) == reached]
+        names = [f"{lines[i]['tokens']:,.0f} tokens" for i in chosen]
+        places = [(x[i], values[i]) for i in chosen]
+        tell(axes, series, drawn, places, [[values[i]] for i in chosen], names=names, at=[lines[i]["tokens"] for i in chosen],
+             unit=unit, scale=1, hover=reached)  # fmt: skip
 
 
 def _lower_limit(lines: Sequence[Line], models: Sequence[str]) -> float:
@@ -113,7 +150,7 @@ def quality_figure(fve: Mapping[str, Mapping[str, float]], *, gate: float | None
         axes = figure.subplots()
         for place, (kind, color) in enumerate(zip(kinds, (BLUE, ORANGE, GREEN, PURPLE), strict=False)):
             values = [number(found.get(kind)) for found in fve.values()]
-            axes.plot(
+            drawn = axes.plot(
                 values,
                 range(len(fve)),
                 linestyle="none",
@@ -122,11 +159,13 @@ def quality_figure(fve: Mapping[str, Mapping[str, float]], *, gate: float | None
                 color=color,
                 label=plain(kind),
             )
+            places, cells = zip(values, range(len(fve)), strict=True), [[value] for value in values]
+            tell(axes, kind, drawn, places, cells, names=list(fve), unit="", scale=1)
         if gate is not None:
             axes.axvline(gate, color=INK, linestyle=":", linewidth=1, label="gate")
         axes.set_yticks(range(len(fve)), list(map(plain, fve)))
         axes.set_ylim(len(fve) - 0.5, -0.5)
         axes.grid(axis="x")
         axes.set_xlabel("FVE on held-out rows")
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=len(kinds) + 1)
+        legend(figure, *axes.get_legend_handles_labels())
         return figure

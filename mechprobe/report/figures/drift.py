@@ -15,19 +15,26 @@ from mechprobe.drift.probe.result import ProbeResult
 from mechprobe.drift.weights.result import Group, WeightsResult
 from mechprobe.emergence.arms import arm_of, last_of_arms
 from mechprobe.report.figures.style import (
+    BASE,
+    CELL_INK,
+    CELL_PAPER,
     GREY,
     INK,
     LIGHT,
     MARKS,
+    cells_of,
+    color_bar,
     error_bars,
     house_style,
     labels,
+    legend,
     log_y,
     model_colors,
     new_figure,
     percent_axis,
     plain,
 )
+from mechprobe.report.figures.told import tell, tell_matrix
 
 _SHOWN_ARMS = 6
 _SOURCES = {"own": "on each model's own text", "gold": "on reference responses", "base": "on text of base"}
@@ -65,22 +72,24 @@ def divergence_figure(found: DivergenceResult) -> Figure:
     sources = [source for source in _SOURCES if found.find(metric="kl", source=source)][:2]
     looks = _looks(models)
     with house_style():
-        figure = new_figure(max(6.5, 1.1 * len(parts) * len(sources) + 1.5), 3.5)
-        panels = np.atleast_1d(figure.subplots(1, len(sources), sharey=True))
+        figure = new_figure(min(11.0, max(6.5, 1.1 * len(parts) + 1.5)), 2.5 * len(sources) + 0.7)
+        panels = np.atleast_1d(figure.subplots(len(sources), 1, sharex=True, sharey=True))
         for axes, source in zip(panels, sources, strict=True):
             for index, model in enumerate(models):
                 cells = [kl_of(found, model, source, part) for part in parts]
                 values, errors = error_bars([cell or (None,) * 3 for cell in cells], scale=1.0)
                 x = np.arange(len(parts)) + (index - (len(models) - 1) / 2) * 0.16
-                axes.errorbar(
+                drawn = axes.errorbar(
                     x, values, errors, color=looks[model].color, fmt=looks[model].mark, markersize=5.5, capsize=2.5, linewidth=1.3,
                     label=plain(model),
                 )  # fmt: skip
+                shown, places = [cell or (None,) * 3 for cell in cells], zip(x, values, strict=True)
+                tell(axes, model, drawn, places, shown, names=parts, unit="nats per token", scale=1, main={"all"})
             log_y(axes)
             axes.set_title(_SOURCES[source])
             axes.set_xticks(range(len(parts)), labels(list(parts), width=12))
-        panels[0].set_ylabel("KL(tuned ‖ base), nats per token")
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(models))
+        figure.supylabel("KL(tuned ‖ base), nats per token", fontsize=9.5)
+        legend(figure, *panels[0].get_legend_handles_labels())
         return figure
 
 
@@ -93,13 +102,13 @@ def skills_of(found: DivergenceResult) -> tuple[str, ...]:
     return ("all",)
 
 
-def kl_of(found: DivergenceResult, model: str, source: str, part: str) -> tuple[float, float, float] | None:
-    """KL with its interval, at the lowest temperature; None if it was not measured."""
+def kl_of(found: DivergenceResult, model: str, source: str, part: str) -> tuple[float, float, float, int] | None:
+    """KL with its interval and number of tokens, at the lowest temperature; None if it was not measured."""
     rows = found.find(metric="kl", model=model, source=source, by="all") if part == "all" else [
         row for by in ("skill", "task") for row in found.find(metric="kl", model=model, source=source, by=by, group=part)
     ]  # fmt: skip
     chosen: DivergenceRow | None = min(rows, key=lambda row: row.temperature or 0.0, default=None)
-    return None if chosen is None else (chosen.value, chosen.low, chosen.high)
+    return None if chosen is None else (chosen.value, chosen.low, chosen.high, chosen.n)
 
 
 def profiles_figure(behaviour: Behaviour, base: str) -> Figure:
@@ -115,6 +124,7 @@ def profiles_figure(behaviour: Behaviour, base: str) -> Figure:
                 _draw_course(axes, behaviour, base, course, skill, looks[arm])
             axes.set_title(title)
             axes.axhline(0, color=INK, linewidth=0.8)
+        panels[0].set_xlim(-5, 105)
         for axes in panels[len(skills) :]:
             axes.set_visible(False)
         for place in range(len(skills)):
@@ -123,22 +133,45 @@ def profiles_figure(behaviour: Behaviour, base: str) -> Figure:
             if place + columns >= len(skills):
                 panels[place].set_xlabel("training done (%)")
                 panels[place].tick_params(labelbottom=True)
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(arms))
+        legend(figure, *panels[0].get_legend_handles_labels())
         return figure
 
 
 def _draw_course(axes: Axes, behaviour: Behaviour, base: str, course: ArmCourse, skill: str, look: _Look) -> None:
     """The line of an arm from base on, with a band; a model without checkpoints before it is one mark with a bar."""
     single = len(course.points) == 1
+    if single:
+        start = behaviour.profiles[base][skill].corrected
+        tell(
+            axes,
+            base,
+            _one(axes, 0.0, start, _Look(BASE, "o"), base),
+            [(0, 100 * start[0])],
+            [start],
+            names=[base],
+            at=[0],
+        )
     models = [*([] if single else [base]), *(point.model for point in course.points)]
     x = 100 * np.array([*([] if single else [0.0]), *(point.progress for point in course.points)])
     values, errors = error_bars([behaviour.profiles[model][skill].corrected for model in models])
     shape: dict[str, Any] = {"color": look.color, "marker": look.mark, "label": plain(course.arm)}
+    drawn: list[Any] = []
     if single:
-        axes.errorbar(x, values, errors, markersize=5.5, capsize=2.5, linestyle="none", **shape)
-        return
-    axes.fill_between(x, values - errors[0], values + errors[1], color=look.color, alpha=0.15, linewidth=0)
-    axes.plot(x, values, markersize=4.5, linewidth=1.6, **shape)
+        drawn.append(_one(axes, x[0], behaviour.profiles[models[0]][skill].corrected, look, course.arm))
+    else:
+        band = values - errors[0], values + errors[1]
+        drawn.append(axes.fill_between(x, *band, color=look.color, alpha=0.15, linewidth=0))
+        drawn.append(axes.plot(x, values, markersize=4.5, linewidth=1.6, **shape))
+    cells = [behaviour.profiles[model][skill].corrected for model in models]
+    tell(axes, course.arm, drawn, zip(x, values, strict=True), cells, names=models, at=x)
+
+
+def _one(axes: Axes, x: float, score: Sequence[Any], look: _Look, name: str) -> Any:
+    """A mark with its interval; the legend has every name once."""
+    values, errors = error_bars([score])
+    known = axes.get_legend_handles_labels()[1]
+    label = "_" if plain(name) in known else plain(name)
+    return axes.errorbar([x], values, errors, color=look.color, fmt=look.mark, markersize=5.5, capsize=2.5, label=label)
 
 
 def updates_figure(found: WeightsResult) -> Figure:
@@ -152,25 +185,25 @@ def updates_figure(found: WeightsResult) -> Figure:
         for model, cells in groups.items()
     }
     top = max((float(np.nanmax(each)) for each in values.values() if np.isfinite(each).any()), default=1.0) or 1.0
-    columns = min(3, len(models))
+    wide = max(2.6, 0.5 * len(kinds) + 0.9)
+    columns = min(3, len(models), max(1, int(10.5 / wide)))
     rows, high = -(-len(models) // columns), max(1.6, 0.28 * len(layers) + 1.1)
     with house_style():
-        figure = new_figure(max(6.5, columns * max(2.6, 0.5 * len(kinds) + 0.9)), rows * high + 0.4)
+        figure = new_figure(max(6.5, columns * wide), rows * high + 0.4)
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
         image = None
         for axes, model in zip(panels, models, strict=False):
-            image = axes.imshow(values[model], vmin=0, vmax=top, cmap="Blues", aspect="auto")
+            image = cells_of(axes, values[model], top=top)
             _write_cells(axes, values[model], top)
+            tell_matrix(axes, values[model], [f"layer {layer}" for layer in layers], kinds)
             axes.set_title(plain(model))
             axes.set_xticks(range(len(kinds)), labels(kinds, width=10), rotation=90 if len(kinds) > 10 else 0)
             axes.set_yticks(range(len(layers)), map(str, layers))
             axes.set_ylabel("layer")
-            axes.grid(visible=False)
-            axes.spines[:].set_visible(False)
         for axes in panels[len(models) :]:
             axes.set_visible(False)
         if image is not None:
-            figure.colorbar(image, ax=list(panels), shrink=0.8, label="‖ΔW‖ / ‖W‖ (%)")
+            color_bar(figure, image, list(panels), 0.8, "‖ΔW‖ / ‖W‖ (%)")
         return figure
 
 
@@ -189,7 +222,7 @@ def _write_cells(axes: Axes, values: Float[ndarray, "layer kind"], top: float) -
         return
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
-            color = "white" if value > 0.6 * top else INK
+            color = CELL_PAPER if value > 0.6 * top else CELL_INK
             axes.text(column, row, f"{value:.2g}", ha="center", va="center", fontsize=7.5, color=color)
 
 
@@ -210,15 +243,17 @@ def ranks_figure(found: WeightsResult) -> Figure:
                 x = np.array(places) + (index - (len(models) - 1) / 2) * 0.17
                 values = [factor * groups[kinds[place]][name].value for place in places]
                 look = looks[model]
-                axes.plot(
+                drawn = axes.plot(
                     x, values, color=look.color, marker=look.mark, markersize=5.5, linestyle="none", label=plain(model)
                 )
+                cells, names = [[value] for value in values], [kinds[place] for place in places]
+                unit = "%" if factor == 100 else ""
+                tell(axes, model, drawn, zip(x, values, strict=True), cells, names=names, unit=unit, scale=1)
             log_y(axes)
             axes.set_title(title)
             axes.set_xticks(range(len(kinds)), labels(kinds, width=10))
             axes.margins(y=0.12)
-        handles = figure.axes[0].get_legend_handles_labels()
-        figure.legend(*handles, loc="outside upper center", ncols=min(4, len(models) + 1))
+        legend(figure, *figure.axes[0].get_legend_handles_labels())
         return figure
 
 
@@ -239,6 +274,9 @@ def _draw_null(
         mean = factor * sum(cell.null for cell in cells) / len(cells)
         label = None if place else "random updates of equal norm"
         axes.plot(edges, [mean, mean], color=GREY, linewidth=1.8, label=label)
+        cell, unit = [mean, factor * low, factor * high], "%" if factor == 100 else ""
+        names = [f"random updates of equal norm, {kind}"]
+        tell(axes, "", (), [(place - 0.38, mean)], [cell], names=names, unit=unit, scale=1, interval="range")
 
 
 def scatter_figure(found: ProbeResult) -> Figure:
@@ -257,16 +295,31 @@ def scatter_figure(found: ProbeResult) -> Figure:
                 models = [point.model for point in course.points if point.model in row]
                 if models:
                     values, errors = error_bars([drift[model] for model in models], scale=1.0)
+                    x = [row[model] for model in models]
                     drawn[plain(arm)] = axes.errorbar(
-                        [row[model] for model in models], values, errors, color=looks[arm].color, marker=looks[arm].mark,
+                        x, values, errors, color=looks[arm].color, marker=looks[arm].mark,
                         markersize=5, linewidth=0.8, elinewidth=0.8,
                     )  # fmt: skip
+                    names = [f"{model} at {_NUMBERS.get(name, name)} {row[model]:.3g}" for model in models]
+                    places, cells = zip(x, values, strict=True), [drift[model][:3] for model in models]
+                    tell(
+                        axes,
+                        arm,
+                        drawn[plain(arm)],
+                        places,
+                        cells,
+                        names=names,
+                        at=x,
+                        unit="",
+                        scale=1,
+                        main=names[-1:],
+                    )
             axes.set_xlabel(labels([_NUMBERS.get(name, name)], width=34)[0])
         for axes in panels[len(numbers) :]:
             axes.set_visible(False)
         for place in range(0, len(numbers), columns):
             panels[place].set_ylabel("drift from base (L1 of scores)")
-        figure.legend(list(drawn.values()), list(drawn), loc="outside upper center", ncols=max(1, len(drawn)))
+        legend(figure, list(drawn.values()), list(drawn))
         return figure
 
 

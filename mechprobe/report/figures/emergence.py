@@ -11,7 +11,21 @@ from numpy import ndarray
 
 from mechprobe.emergence.overlap import SeedSpread
 from mechprobe.emergence.result import ArmCourse, Emergence
-from mechprobe.report.figures.style import INK, MARKS, house_style, model_colors, new_figure, plain, step_scale
+from mechprobe.report.figures.style import (
+    CELL_INK,
+    CELL_PAPER,
+    INK,
+    MARKS,
+    cells_of,
+    color_bar,
+    house_style,
+    legend,
+    model_colors,
+    new_figure,
+    plain,
+    step_scale,
+)
+from mechprobe.report.figures.told import tell
 from mechprobe.statistics import Interval
 
 Row = tuple[str, Mapping[str, str]]
@@ -70,14 +84,16 @@ def curves_figure(found: Emergence) -> Figure:
                 for number, course in enumerate(courses):
                     values = _curve(course, name) * factor
                     x = axis.places(course)
+                    unit = "%" if factor == 100 else ""
                     if number == 0:
-                        _with_band(axes, x, values, color=colors[arm], mark=mark, label=arm)
+                        _with_band(axes, x, values, color=colors[arm], mark=mark, label=arm, unit=unit)
                     else:
-                        axes.plot(x, values[:, 0], color=colors[arm], linewidth=0.8, alpha=0.6)
+                        drawn = axes.plot(x, values[:, 0], color=colors[arm], linewidth=0.8, alpha=0.6)
+                        _tell(axes, arm, drawn, x, values, unit, f"seed {number + 1}, ")
             axes.set_title(title)
             axes.set_ylim(0, None)
             axis.prepare(axes)
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(found.arms))
+        legend(figure, *panels[0].get_legend_handles_labels())
         return figure
 
 
@@ -94,11 +110,32 @@ def _ends(intervals: Iterable[Interval]) -> Float[ndarray, "cell 3"]:
 
 
 def _with_band(
-    axes: Axes, x: Float[ndarray, " cell"], values: Float[ndarray, "cell 3"], *, color: str, mark: str, label: str
+    axes: Axes,
+    x: Float[ndarray, " cell"],
+    values: Float[ndarray, "cell 3"],
+    *,
+    color: str,
+    mark: str,
+    label: str,
+    unit: str = "",
 ) -> None:
     """A line with marks, and a band from low to high."""
-    axes.fill_between(x, values[:, 1], values[:, 2], color=color, alpha=0.18, linewidth=0)
-    axes.plot(x, values[:, 0], color=color, marker=mark, markersize=5, linewidth=1.8, label=plain(label))
+    band = axes.fill_between(x, values[:, 1], values[:, 2], color=color, alpha=0.18, linewidth=0)
+    line = axes.plot(x, values[:, 0], color=color, marker=mark, markersize=5, linewidth=1.8, label=plain(label))
+    _tell(axes, label, [band, line], x, values, unit)
+
+
+def _tell(
+    axes: Axes,
+    arm: str,
+    drawn: Any,
+    x: Float[ndarray, " cell"],
+    values: Float[ndarray, "cell 3"],
+    unit: str,
+    seed: str = "",
+) -> None:
+    names = [f"{seed}{axes.get_xlabel() or 'step'} {place:g}" if place else f"{seed}base" for place in x]
+    tell(axes, arm, drawn, zip(x, values[:, 0], strict=True), values, names=names, at=x, unit=unit, scale=1)
 
 
 def overlap_figure(found: Emergence) -> Figure:
@@ -145,7 +182,7 @@ def _matrices(found: Emergence, arms: Sequence[str], rows: Sequence[Row], quanti
                 axes.set_title(plain(f"{arm}: {titles[arm]}"))
         if image is not None:
             seeds = "one seed: no interval" if n == 1 else f"mean [smallest, largest] of {n} seeds"
-            figure.colorbar(image, ax=panels, shrink=0.6, label=f"{quantity}\n({seeds})")
+            color_bar(figure, image, panels, 0.6, f"{quantity}\n({seeds})")
         return figure
 
 
@@ -174,17 +211,30 @@ def matrix_panel(
     """
     values = np.asarray(matrix, dtype=np.float64)
     low, high = (np.full_like(values, np.nan),) * 2 if ends is None else ends
-    image = axes.imshow(values, vmin=0, vmax=1, cmap="Blues")
+    image = cells_of(axes, values)
+    axes.set_aspect("equal")
     for cell, value in np.ndenumerate(values):
         row, column = cell
         text = "-" if np.isnan(value) else _percents(value, float(low[cell]), float(high[cell]), between="\n")
-        color = "white" if value > 0.6 else INK
+        color = CELL_PAPER if value > 0.6 else CELL_INK
         axes.text(column, row, text, ha="center", va="center", fontsize=7 if "\n" in text else 8.5, color=color)
+    for row, label in enumerate(labels):
+        names = [f"{label}, {other}" for other in labels]
+        main = {names[-1]} if row == 0 and len(labels) > 1 else ()
+        cells = [[values[row, column], low[row, column], high[row, column]] for column in range(len(labels))]
+        tell(
+            axes,
+            "",
+            (),
+            [(column, row) for column in range(len(labels))],
+            cells,
+            names=names,
+            interval="range over seeds",
+            main=main,
+        )
     axes.set_xticks(range(len(labels)), [plain(label) for label in labels])
     axes.set_yticks(range(len(labels)), [plain(label) for label in labels])
     axes.set_xlabel("checkpoint (step)")
-    axes.grid(visible=False)
-    axes.spines[:].set_visible(False)
     return image
 
 
@@ -211,5 +261,5 @@ def causal_figure(found: Emergence) -> Figure:
             axes.set_ylim(*bounds)
             axis.prepare(axes)
         both[1].axhline(0, color=INK, linewidth=0.8)
-        figure.legend(*both[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(causal))
+        legend(figure, *both[0].get_legend_handles_labels())
         return figure

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from mechprobe.formatting import number
 from mechprobe.report.figures.style import BLUE, GREY, INK, error_bars, house_style, labels, new_figure
+from mechprobe.report.figures.told import tell
 
 _IN_A_ROW = 3
 
@@ -36,6 +37,7 @@ def intervals_figure(
                     place, color=INK if place == 0 else GREY, linewidth=0.9, linestyle="-" if place == 0 else ":"
                 )
             axes.errorbar(values, y, xerr=errors, fmt="o", color=BLUE, markersize=5, capsize=2.5, linewidth=1.3)
+            tell(axes, "", (), zip(values, y, strict=True), cells, names=list(found), unit=unit, scale=scale)
             axes.set_yticks(y, labels([_with_n(label, cell) for label, cell in found.items()], width=28, lines=2))
             axes.set_ylim(len(found) - 0.4, -0.6)
             axes.grid(axis="x")

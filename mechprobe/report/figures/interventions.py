@@ -15,19 +15,26 @@ from mechprobe.report.figures.style import (
     GREY,
     INK,
     MARKS,
+    NOT_MEASURED,
     ORANGE,
     PURPLE,
     RED,
     SKY,
+    dots,
     error_bars,
     house_style,
     labels,
+    legend,
+    logarithmic,
     new_figure,
     plain,
     title_of,
 )
+from mechprobe.report.figures.told import tell
 from mechprobe.types import POOLED
 
+_SIDE_BY_SIDE = 7
+"""Tasks up to which two edits stand side by side."""
 _COLORS = (BLUE, ORANGE, GREEN, PURPLE, GREY, SKY, RED)
 _ROLES = {"selected": BLUE, "compare": SKY, "ceiling": INK, "recon": GREEN, "baseline": RED}
 """Set kind → color of its bar."""
@@ -52,12 +59,11 @@ def effects_figure(
         tasks: Order of the tasks on the axis.
         unit: Label of the y axis.
     """
-    n_columns = min(2, len(panels))
+    n_columns = min(2, len(panels)) if len(tasks) <= _SIDE_BY_SIDE else 1
     n_rows = -(-len(panels) // n_columns)
     with house_style():
-        figure = new_figure(
-            max(5.1, 0.8 * len(tasks)) * n_columns if n_columns > 1 else max(6.5, 0.8 * len(tasks)), 2.9 * n_rows + 0.9
-        )
+        wide = max(5.1 if n_columns > 1 else 6.5, 0.8 * len(tasks))
+        figure = new_figure(wide * n_columns, 2.9 * n_rows + 0.9)
         grid = figure.subplots(n_rows, n_columns, sharey="row", squeeze=False).ravel()
         seen: dict[str, Line2D] = {}
         for axes, panel in zip(grid, panels, strict=False):
@@ -66,52 +72,92 @@ def effects_figure(
             axes.set_visible(False)
         for index in range(0, len(panels), n_columns):
             grid[index].set_ylabel(unit)
-        figure.legend(handles=list(seen.values()), loc="outside lower center", ncols=min(3, len(seen)))
+        legend(figure, list(seen.values()), [str(handle.get_label()) for handle in seen.values()], below=True)
         return figure
 
 
 def _panel(axes: Axes, panel: Mapping[str, Any], tasks: Sequence[str], seen: dict[str, Line2D]) -> None:
     axes.axhline(0, color=INK, linewidth=0.9)
-    x = np.arange(len(tasks))
-    _ceiling(axes, panel, tasks, seen)
     rng = np.random.default_rng(0)
     for place, task in enumerate(tasks):
-        draws = 100 * np.array([number(value) for value in panel.get("random", {}).get(task, [])])
-        if len(draws):
-            jitter = rng.uniform(-0.1, 0.1, len(draws))
-            axes.plot(place - 0.27 + jitter, draws, linestyle="none", marker="o", markersize=4, color=GREY, alpha=0.55)
-            seen["random"] = _handle("o", GREY, f"random sets, matched ({len(draws)} draws)", alpha=0.55)
-    selected = panel["selected"]
-    values, errors = error_bars([selected.get(task, [None, None, None]) for task in tasks])
-    axes.errorbar(x + 0.09, values, errors, fmt="D", color=BLUE, markersize=6.5, capsize=3, linewidth=1.5, zorder=6)
-    seen["selected"] = _handle("D", BLUE, "selected features (95 % interval)")
-    for kind, by_task in panel.get("others", {}).items():
-        if kind in _OTHERS:
-            mark, color, shift, label = _OTHERS[kind]
-            points = [100 * number(by_task.get(task)) for task in tasks]
-            axes.plot(x + shift, points, linestyle="none", marker=mark, markersize=5, color=color, zorder=4)
-            label = panel.get("labels", {}).get(kind, label)
-            seen[kind] = _handle(mark, color, plain(label))
-    if panel.get("baseline"):
-        points = [100 * number(panel["baseline"].get(task)) for task in tasks]
-        hollow = {"markerfacecolor": "none", "markeredgecolor": ORANGE, "markeredgewidth": 1.6}
-        axes.plot(x - 0.06, points, linestyle="none", marker="s", markersize=7, zorder=5, **hollow)
-        seen["baseline"] = _handle("s", ORANGE, plain(panel.get("baseline_label", "baseline")), markerfacecolor="none")
+        _ceiling(axes, panel, place, task, seen)
+        _random(axes, panel, place, task, rng, seen)
+        _selected(axes, panel, place, task, seen, main=task == POOLED or POOLED not in tasks)
+        _others(axes, panel, place, task, seen)
     axes.set_title(title_of(panel["title"]))
-    axes.set_xticks(x, labels([task.replace("_", "\n") for task in tasks], width=12), fontsize=8.5)
+    axes.set_xticks(range(len(tasks)), labels(tasks, width=12), fontsize=8.5)
     if tasks[-1] == POOLED and len(tasks) > 1:
         axes.axvline(len(tasks) - 1.5, color=GREY, linestyle=":", linewidth=1)
     axes.set_xlim(-0.6, len(tasks) - 0.4)
     axes.tick_params(axis="x", length=0)
 
 
-def _ceiling(axes: Axes, panel: Mapping[str, Any], tasks: Sequence[str], seen: dict[str, Line2D]) -> None:
+def _ceiling(axes: Axes, panel: Mapping[str, Any], place: int, task: str, seen: dict[str, Line2D]) -> None:
     if not panel.get("ceiling"):
         return
-    for place, task in enumerate(tasks):
-        value = 100 * number(panel["ceiling"].get(task))
-        axes.plot([place - 0.38, place + 0.47], [value, value], color=INK, linewidth=2.2, solid_capstyle="butt")
-    seen["ceiling"] = Line2D([], [], color=INK, linewidth=2.2, label="ceiling: whole residual")
+    cell = [panel["ceiling"].get(task)]
+    value = 100 * number(cell[0])
+    drawn = axes.plot([place - 0.38, place + 0.47], [value, value], color=INK, linewidth=2.2, solid_capstyle="butt")
+    series = {"shown": "ceiling: whole residual", "task": task}
+    tell(axes, series, drawn, [(place + 0.4, value)], [cell], unit="points", main=task == POOLED)
+    seen["ceiling"] = Line2D([], [], color=INK, linewidth=2.2, label=series["shown"])
+
+
+def _random(
+    axes: Axes, panel: Mapping[str, Any], place: int, task: str, rng: np.random.Generator, seen: dict[str, Line2D]
+) -> None:
+    draws = [number(value) for value in panel.get("random", {}).get(task, [])]
+    if not draws:
+        return
+    middle, values = place - 0.27, 100 * np.array(draws)
+    drawn = dots(axes, middle + rng.uniform(-0.1, 0.1, len(draws)), values, size=4)
+    names = [f"one of {len(draws)} draws"] * len(draws)
+    # A hand cannot tell the jitter of points, so that all are where their mean is.
+    at, cells = [(middle, value) for value in values], [[value] for value in draws]
+    tell(axes, {"shown": "random sets, matched", "task": task}, drawn, at, cells, names=names, unit="points")
+    seen["random"] = _handle("o", GREY, f"random sets, matched ({len(draws)} draws)", markersize=4)
+
+
+def _selected(
+    axes: Axes, panel: Mapping[str, Any], place: int, task: str, seen: dict[str, Line2D], *, main: bool
+) -> None:
+    cell = panel["selected"].get(task, NOT_MEASURED)
+    values, errors = error_bars([cell])
+    drawn = axes.errorbar(
+        [place + 0.09], values, errors, fmt="D", color=BLUE, markersize=6.5, capsize=3, linewidth=1.5, zorder=6
+    )
+    tell(
+        axes,
+        {"shown": "selected features", "task": task},
+        drawn,
+        [(place + 0.09, values[0])],
+        [cell],
+        unit="points",
+        main=main,
+    )
+    seen["selected"] = _handle("D", BLUE, "selected features (95 % interval)")
+
+
+def _others(axes: Axes, panel: Mapping[str, Any], place: int, task: str, seen: dict[str, Line2D]) -> None:
+    """Means of other controls, and the forced prefix."""
+    hollow = {"markerfacecolor": "none", "markersize": 7}
+    found: list[tuple[str, str, str, float, str, Mapping[str, Any], dict[str, Any]]] = [
+        (kind, *_OTHERS[kind][:3], panel.get("labels", {}).get(kind, _OTHERS[kind][3]), by_task, {"markersize": 5})
+        for kind, by_task in panel.get("others", {}).items()
+        if kind in _OTHERS
+    ]
+    if panel.get("baseline"):
+        label = panel.get("baseline_label") or "baseline"
+        found.append(("baseline", "s", ORANGE, -0.06, label, panel["baseline"], hollow))
+    for kind, mark, color, shift, label, by_task, look in found:
+        value = 100 * number(by_task.get(task))
+        drawn = axes.plot(
+            [place + shift], [value], linestyle="none", marker=mark, color=color, markeredgewidth=1.4, zorder=4, **look
+        )
+        tell(
+            axes, {"shown": label, "task": task}, drawn, [(place + shift, value)], [[by_task.get(task)]], unit="points"
+        )
+        seen[kind] = _handle(mark, color, plain(label), **look)
 
 
 def _handle(mark: str, color: str, label: str, **options: Any) -> Line2D:
@@ -136,18 +182,28 @@ def dose_figure(curves: Mapping[str, Sequence[tuple[float, Mapping[str, Any]]]],
                     [condition["accuracy_delta"].get(task, (None,) * 3) for _, condition in points]
                 )
                 color, mark = _COLORS[index % len(_COLORS)], MARKS[index % len(MARKS)]
-                width = 2.2 if task == POOLED else 1.2
-                axes.errorbar(
-                    x + 0.04 * (index - len(tasks) / 2), values, errors, color=INK if task == POOLED else color, marker=mark,
+                width, at = 2.2 if task == POOLED else 1.2, x + 0.04 * (index - len(tasks) / 2)
+                drawn = axes.errorbar(
+                    at, values, errors, color=INK if task == POOLED else color, marker=mark,
                     markersize=5, capsize=2, linewidth=width, label=names[index], zorder=5 if task == POOLED else 3,
                 )  # fmt: skip
+                cells = [condition["accuracy_delta"].get(task, (None,) * 3) for _, condition in points]
+                doses = [f"strength {value:g}" for value, _ in points]
+                tell(
+                    axes,
+                    task,
+                    drawn,
+                    zip(at, values, strict=True),
+                    cells,
+                    names=doses,
+                    unit="points",
+                    main=task == POOLED,
+                )
             axes.set_xticks(x, [f"{value:g}" for value, _ in points])
             axes.set_xlabel("strength")
             axes.set_title(title_of(title))
         panels[0].set_ylabel("accuracy change (points)")
-        figure.legend(
-            *panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3 if len(curves) == 1 else 6
-        )
+        legend(figure, *panels[0].get_legend_handles_labels())
         return figure
 
 
@@ -166,14 +222,28 @@ def collateral_figure(conditions: Sequence[Mapping[str, Any]], other_tasks: Sequ
         values, errors = error_bars([c["collateral"]["kl"] for c in conditions], scale=1.0)
         panels[0].barh(y, values, color=colors, height=0.6)
         panels[0].errorbar(values, y, xerr=errors, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
+        sets = [f"{edit_title(c)}: {c['features']}" for c in conditions]
+        chosen = {name for name, c in zip(sets, conditions, strict=True) if c["set_kind"] in ("selected", "ceiling")}
+        cells = [c["collateral"]["kl"] for c in conditions]
+        tell(
+            panels[0],
+            "",
+            (),
+            zip(values, y, strict=True),
+            cells,
+            names=sets,
+            unit="nats per token",
+            scale=1,
+            main=chosen,
+        )
         positive = [number(value) for value in values if number(value) > 0]
         if len(positive) == len(values) > 0:
-            panels[0].set_xscale("log")
+            logarithmic(panels[0].xaxis)
             panels[0].set_xlim(min(positive) / 3, None)
         else:
             panels[0].set_xscale("symlog", linthresh=min(positive, default=1.0))
             panels[0].set_xlim(0, None)
-        rows = labels([f"{edit_title(c)}: {c['features']}" for c in conditions], width=60, lines=1)
+        rows = labels(sets, width=60, lines=1)
         panels[0].set_yticks(y, rows, fontsize=8)
         panels[0].grid(axis="x")
         panels[0].set_title("other text")
@@ -181,13 +251,24 @@ def collateral_figure(conditions: Sequence[Mapping[str, Any]], other_tasks: Sequ
         names = labels(other_tasks, width=28, lines=2)
         for index, task in enumerate(other_tasks):
             deltas, spans = error_bars([c["accuracy_delta"].get(task, (None,) * 3) for c in conditions])
-            panels[1].errorbar(
+            drawn = panels[1].errorbar(
                 deltas, y + 0.12 * index, xerr=spans, fmt=MARKS[index % len(MARKS)], color=_COLORS[index % len(_COLORS)],
                 markersize=5, capsize=2, linewidth=1.2, label=names[index],
             )  # fmt: skip
+            cells = [c["accuracy_delta"].get(task, (None,) * 3) for c in conditions]
+            tell(
+                panels[1],
+                task,
+                drawn,
+                zip(deltas, y + 0.12 * index, strict=True),
+                cells,
+                names=sets,
+                unit="points",
+                main=chosen,
+            )
         if other_tasks:
             panels[1].axvline(0, color=INK, linewidth=0.9)
             panels[1].set_title("other tasks")
             panels[1].set_xlabel("accuracy change (points)")
-            panels[1].legend(loc="best")
+            legend(figure, *panels[1].get_legend_handles_labels())
         return figure

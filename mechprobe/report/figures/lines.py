@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from numpy import ndarray
 
 from mechprobe.report.figures.style import MARKS, house_style, labels, model_colors, new_figure, title_of
+from mechprobe.report.figures.told import tell
 
 _IN_A_ROW, _MARKED_UP_TO = 3, 60
 
@@ -36,7 +37,22 @@ def lines_figure(
             colors, names = model_colors(list(lines)), labels(list(lines), width=28, lines=2)
             for place, (name, values) in enumerate(lines.items()):
                 mark = MARKS[place % len(MARKS)] if len(x) <= _MARKED_UP_TO else ""
-                axes.plot(x, np.asarray(values), color=colors[name], marker=mark, markersize=4, label=names[place])
+                values = np.asarray(values)
+                drawn = axes.plot(x, values, color=colors[name], marker=mark, markersize=4, label=names[place])
+                at = [f"{x_label} {one:g}" for one in x]
+                cells = [[value] for value in values]
+                tell(
+                    axes,
+                    name,
+                    drawn,
+                    zip(x, values, strict=True),
+                    cells,
+                    names=at,
+                    at=x,
+                    unit=unit,
+                    scale=1,
+                    hover=bool(mark),
+                )
             axes.set_title(title_of(title))
             axes.set_xlabel(x_label)
             axes.set_ylabel(unit)

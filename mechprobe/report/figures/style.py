@@ -1,4 +1,7 @@
-"""Colors, markers and sizes of all figures. The colors are those of Okabe and Ito, which color-blind readers can tell apart."""
+"""Colors, markers and sizes of all figures.
+
+The colors are those of Okabe and Ito, which color-blind readers can tell apart, made darker where their contrast on white is below 3:1.
+"""
 
 import io
 import re
@@ -13,8 +16,13 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib import font_manager
 from matplotlib.axes import Axes
+from matplotlib.axis import XAxis, YAxis
+from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path
 from matplotlib.text import Text
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from mechprobe.dynamics.order import log_axis, steps_at
 from mechprobe.formatting import number
@@ -26,13 +34,20 @@ NOT_MEASURED = (None, None, None)
 NOTHING = "no number above 0 to draw"
 """What a logarithmic panel without any number above 0 says."""
 
+NO_NUMBER = "no number to draw"
+"""What a panel without any number says."""
+
 INK = "#222222"
-GREY = "#8a8a8a"
-LIGHT = "#d5d5d5"
+CELL_INK, CELL_PAPER = "#1a1a1a", "#fefefe"
+"""Text on a pale and on a dark cell, which have the same color in both themes."""
+GREY, LIGHT, BASE, GRID, SHADE, PAPER = "#767676", "#d5d5d5", "#5a5a5a", "#e6e6e6", "#f1f1f1", "#ffffff"
+"""``SHADE`` is a strip behind marks."""
 BLUE, ORANGE, GREEN, PURPLE, SKY, RED, YELLOW = (
-    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442",
+    "#0072b2", "#c77f00", "#008763", "#b65c8d", "#2f8fc7", "#c85400", "#9a8b00",
 )  # fmt: skip
-_KNOWN = {"base": "#5a5a5a", "sft": ORANGE, "rl": BLUE}
+SERIES = (BASE, GREY, BLUE, ORANGE, GREEN, PURPLE, SKY, RED, YELLOW)
+"""Colors of marks."""
+_KNOWN = {"base": BASE, "sft": ORANGE, "rl": BLUE}
 _CYCLE = (GREEN, PURPLE, SKY, RED, YELLOW)
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
@@ -55,7 +70,7 @@ _RC: Any = {
     "axes.grid": True,
     "axes.grid.axis": "y",
     "axes.axisbelow": True,
-    "grid.color": "#e6e6e6",
+    "grid.color": GRID,
     "legend.frameon": False,
     "legend.fontsize": 9,
     "figure.facecolor": "white",
@@ -168,7 +183,7 @@ def _characters(path: str) -> frozenset[int]:
         return frozenset()
 
 
-def new_figure(width: float, height: float) -> Figure:
+def new_figure(width: float | int, height: float | int) -> Figure:
     """A figure that pyplot does not keep in memory."""
     return Figure(figsize=(width, height), layout="constrained")
 
@@ -179,12 +194,75 @@ def percent_axis(axes: Axes, label: str, *, low: float | None = 0.0, high: float
     axes.set_ylim(low, high)
 
 
+def legend(figure: Figure, handles: Sequence[Any], names: Sequence[str], *, below: bool = False) -> None:
+    """A legend above or below all panels, with as many columns as the width of the figure holds."""
+    widths = [5.4 * max(map(len, name.split("\n"))) + 42 for name in names]
+    room = 72 * figure.get_figwidth()
+
+    def needed(columns: int) -> float:
+        return sum(float(part.max()) for part in np.array_split(np.array(widths), columns) if len(part))
+
+    columns = next((n for n in range(min(8, len(names)), 1, -1) if needed(n) <= room), 1)
+    lines = -(-len(names) // columns) * max((name.count("\n") + 1 for name in names), default=1)
+    # More than two lines would take their room from the panels.
+    figure.set_figheight(figure.get_figheight() + 0.17 * max(0, lines - 2))
+    place = "outside lower center" if below else "outside upper center"
+    figure.legend(handles, names, loc=place, ncols=columns)
+
+
 def log_y(axes: Axes) -> None:
     """Make the y axis of a drawn panel logarithmic; a panel without a number above 0 says so and stays linear."""
-    if np.isfinite(axes.dataLim.minposy):
-        axes.set_yscale("log")
-    else:
+    if not np.isfinite(axes.dataLim.minposy):
         axes.text(0.5, 0.5, NOTHING, transform=axes.transAxes, ha="center", va="center", color=GREY)
+        return
+    logarithmic(axes.yaxis)
+
+
+def say_nothing_drawn(axes: Axes) -> None:
+    """Say in a panel that it has no number."""
+    axes.text(0.5, 0.5, NO_NUMBER, transform=axes.transAxes, ha="center", va="center", color=GREY)
+
+
+def logarithmic(axis: XAxis | YAxis) -> None:
+    """Make one axis logarithmic, with plain numbers as ticks, also between the powers of ten where there are few of these."""
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    low, high = axis.get_view_interval()
+    powers = np.log10(high / low)
+    between = (*range(1, 10), 1.5, 2.5) if powers < 0.7 else (1, 2, 5) if powers < 2 else (1, 3) if powers < 3 else (1,)
+    axis.set_major_locator(LogLocator(base=10, subs=between, numticks=12))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value < 10_000 else f"{value:,.0f}"))
+    axis.set_minor_locator(NullLocator())
+
+
+def dots(axes: Axes, x: np.ndarray, y: np.ndarray, *, size: float | int) -> PathPatch:
+    """Many gray points as one path, which keeps an SVG small: lines of almost no length with round ends, ``size`` points wide."""
+    finite = np.isfinite(np.asarray(x, dtype=float) + np.asarray(y, dtype=float))
+    places = np.column_stack([np.asarray(x, dtype=float)[finite], np.asarray(y, dtype=float)[finite]])
+    # Not every program draws the ends of a line of no length.
+    ends = np.repeat(places, 2, axis=0) + np.tile([[0.0, 0.0], [1e-4, 0.0]], (len(places), 1))
+    path = Path(
+        ends if len(ends) else [(np.nan, np.nan)],
+        np.tile([Path.MOVETO, Path.LINETO], len(places)) if len(ends) else None,
+    )
+    path.should_simplify = False
+    patch = PathPatch(path, fill=False, edgecolor=GREY, alpha=0.55, linewidth=size, capstyle="round", zorder=2)
+    axes.add_patch(patch)
+    axes.update_datalim(places)
+    return patch
+
+
+def cells_of(axes: Axes, values: np.ndarray, *, top: float | int = 1.0) -> QuadMesh:
+    """Cells ``[row, column]`` from pale at 0 to dark at ``top``, the first row above, as shapes rather than as an image."""
+    rows, columns = values.shape
+    edges = np.arange(columns + 1) - 0.5, np.arange(rows + 1) - 0.5
+    blues = mpl.colormaps["Blues"].resampled(48)
+    mesh = axes.pcolormesh(
+        *edges, np.ma.masked_invalid(values), vmin=0, vmax=top, cmap=blues, edgecolors="face", linewidth=0.2
+    )
+    axes.set_ylim(rows - 0.5, -0.5)
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    return mesh
 
 
 def step_scale(axes: Axes, first: float | int, last: float | int) -> None:
@@ -209,6 +287,13 @@ def _short_number(value: float | int) -> str:
     return f"{value / 1000**power:.3g}{' kMG'[power]}"
 
 
+def color_bar(figure: Figure, image: Any, panels: Any, shrink: float, label: str) -> None:
+    """A bar that names the colors of ``image``, without the hairlines that SVG has between its steps."""
+    bar = figure.colorbar(image, ax=panels, shrink=shrink, label=label)
+    assert bar.solids is not None
+    bar.solids.set_edgecolor("face")
+
+
 def error_bars(intervals: Sequence[Sequence[Any]], scale: float = 100) -> tuple[np.ndarray, np.ndarray]:
     """Values ``[n]``, and lengths ``[2, n]`` of the bars below and above them, from ``[value, low, high, ...]`` each.
 
@@ -218,13 +303,19 @@ def error_bars(intervals: Sequence[Sequence[Any]], scale: float = 100) -> tuple[
     return values, np.nan_to_num(np.vstack([values - low, high - values]), nan=0).clip(min=0)
 
 
+def write_out(figure: Figure) -> None:
+    """Write out the characters, in names that a figure drew without `plain`, that no font has."""
+    with house_style():
+        for text in figure.findobj(Text):
+            found = text.get_text() if isinstance(text, Text) else ""
+            if isinstance(text, Text) and not (found.isascii() and found.replace("\n", "").isprintable()):
+                text.set_text("".join(map(_written_out, found)))
+                text.set_fontfamily(mpl.rcParams["font.family"])
+
+
 def to_png(figure: Figure) -> bytes:
     """The figure as a PNG file, with the same bytes on every call."""
     buffer = io.BytesIO()
-    with house_style():
-        for text in figure.findobj(Text):  # names that a figure drew without `plain`
-            if isinstance(text, Text) and not text.get_text().isascii():
-                text.set_text("".join(map(_written_out, text.get_text())))
-                text.set_fontfamily(mpl.rcParams["font.family"])
+    write_out(figure)
     figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     return buffer.getvalue()

@@ -1,34 +1,45 @@
 """The report of an emergence stage: one self-contained HTML file, the same as Markdown, and the figures as PNG."""
 
-import base64
-import io
-from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+from collections.abc import Iterable
 from itertools import pairwise
 from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from mechprobe.emergence.overlap import SeedSpread
 from mechprobe.emergence.result import ArmCourse, Emergence
 from mechprobe.environment import require
 from mechprobe.files import write_bytes, write_text
+from mechprobe.report.pages.html import figure_files, shown, single_page
+from mechprobe.report.pages.markdown import section_lines
+from mechprobe.report.result import Page, Picture, Section, Table
 from mechprobe.stage_folder import Stage
 from mechprobe.statistics import Interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_DPI = 160
 _CAPTIONS = {
-    "curves": "Emergence curves. Bands: 95 % bootstrap interval over the features of the first seed's dictionary; thin "
-    "lines: further seeds. The upper panels show how much of the change between base and the last checkpoint is reached.",
-    "overlap": "Overlap of the sets of highest NRN at every two checkpoints, in one dictionary over base and checkpoints, in "
-    "percent. With several seeds: mean and [smallest, largest].",
-    "pairs": "The same for pairwise dictionaries of base and one checkpoint, trained apart and matched by decoder (Hungarian). "
-    "The number in the title is the ceiling: two dictionaries of the same models that differ only in their seed.",
-    "causal": "Causal strength by integrated gradients through the reconstruction (RelIE, arXiv 2509.05291). Bands: 95 % "
-    "bootstrap interval over prompts.",
+    "curves": (
+        "Emergence curves",
+        "Bands: 95 % bootstrap interval over the features of the first seed's dictionary; thin "
+        "lines: further seeds. The upper panels show how much of the change between base and the last checkpoint is reached.",
+    ),
+    "overlap": (
+        "Overlap of the sets of highest NRN",
+        "At every two checkpoints, in one dictionary over base and checkpoints, in "
+        "percent. With several seeds: mean and [smallest, largest].",
+    ),
+    "pairs": (
+        "Overlap in dictionaries that were trained apart",
+        "The same for pairwise dictionaries of base and one checkpoint, trained apart and matched by decoder (Hungarian). "
+        "The number in the title is the ceiling: two dictionaries of the same models that differ only in their seed.",
+    ),
+    "causal": (
+        "Causal strength",
+        "By integrated gradients through the reconstruction (RelIE, arXiv 2509.05291). Bands: 95 % "
+        "bootstrap interval over prompts.",
+    ),
 }
 _CURVES = {
     "reached_norm": "change of norms reached",
@@ -44,17 +55,8 @@ _CAUSAL_NOTE = (
 )
 
 
-class Table(NamedTuple):
-    """A section of the report: a table below its title and paragraphs."""
-
-    title: str
-    paragraphs: list[str]
-    head: list[str]
-    rows: list[list[str]]
-
-
 def emergence_report(folder: Path | str) -> Path:
-    """Write ``report/index.html``, ``report/report.md`` and ``report/figures/*.png`` into an emergence folder.
+    """Write ``report/index.html``, ``report/report.md`` and the figures into an emergence folder.
 
     Returns:
         Path of the HTML file.
@@ -64,18 +66,26 @@ def emergence_report(folder: Path | str) -> Path:
         DependencyError: matplotlib is not installed.
     """
     require("matplotlib", "The report of an emergence stage")
+    from mechprobe.report.figures import drawing
+
     folder = Path(folder)
     found = Emergence.load(folder)
     with Stage.open(
         folder / "report", name="emergence-report", config={}, inputs={"emergence": folder}, remake=True
     ) as stage:
         if not stage.done:
-            pictures = {name: _png(figure) for name, figure in draw_emergence(found).items()}
-            files = {f"figures/{name}.png": content for name, content in pictures.items()}
-            for name, content in files.items():
+            drawings = {
+                name: drawing.draw(figure, name, _CAPTIONS[name][0]) for name, figure in draw_emergence(found).items()
+            }
+            for name, content in (files := figure_files(drawings)).items():
                 write_bytes(stage.folder / name, content)
-            write_text(stage.folder / "index.html", _page(found, pictures))
-            write_text(stage.folder / "report.md", _markdown(found, list(pictures)))
+            page = Page(title="Emergence of features", intro=[], sections=[*sections(found), _figures(list(drawings))])
+            write_text(stage.folder / "index.html", single_page(page, shown(drawings)))
+            lines = [
+                f"# {page.title}",
+                *(line for each in page.sections for line in section_lines(each, set(drawings))),
+            ]
+            write_text(stage.folder / "report.md", "\n".join(lines) + "\n")
             stage.finish(outputs=["index.html", "report.md", *files])
     return folder / "report" / "index.html"
 
@@ -92,25 +102,36 @@ def draw_emergence(found: Emergence) -> "dict[str, Figure]":
     return figures
 
 
-def _png(figure: "Figure") -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
-    return buffer.getvalue()
-
-
-def tables(found: Emergence) -> list[Table]:
+def sections(found: Emergence) -> list[Section]:
     """Every table of the report; the first two, the claim and the arms, are the summary that the command prints."""
     causal = [_causal_table(found)] if found.causal else []
     parts = [_claim_table(found), _arm_table(found), _curves_table(found), _overlap_table(found)]
     return [*parts, *causal, _quality_table(found)]
 
 
-def _claim_table(found: Emergence) -> Table:
+def _section(name: str, title: str, texts: list[str], head: list[str], rows: list[list[str]]) -> Section:
+    """A section of one table; its first text is what it says."""
+    says, *paragraphs = texts or [""]
+    table = Table(title=title, head=head, rows=rows, folded=False)
+    return Section(id=name, title=title, says=says, paragraphs=paragraphs, tables=[table])
+
+
+def _figures(names: list[str]) -> Section:
+    pictures = [Picture(name=name, title=_CAPTIONS[name][0], caption=_CAPTIONS[name][1]) for name in names]
+    return Section(
+        id="figures",
+        title="Figures",
+        says="The same numbers as curves over training and as overlaps.",
+        pictures=pictures,
+    )
+
+
+def _claim_table(found: Emergence) -> Section:
     """One row for each word of the claim."""
     title = "SFT early and specialized, RL restrained and continuing (arXiv 2604.25011)?"
     head = ["word", "found", "number", "sft", "rl", "sft − rl, per dictionary seed"]
     if found.claim is None:
-        return Table(title, ["There are no arms of sft and of rl, so the claim was not judged."], head, [])
+        return _section("claim", title, ["There are no arms of sft and of rl, so the claim was not judged."], head, [])
     rows = []
     for clause in found.claim.clauses:
         differences = "; ".join(map(_interval_text, clause.differences))
@@ -124,10 +145,10 @@ def _claim_table(found: Emergence) -> Table:
     own = (
         f"The paper reports that neighbors share over 80 % in SFT and almost nothing in RL. Here they share: {ranges}."
     )
-    return Table(title, [*found.claim.sentences, own, found.claim.rule], head, rows)
+    return _section("claim", title, [*found.claim.sentences, own, found.claim.rule], head, rows)
 
 
-def _arm_table(found: Emergence) -> Table:
+def _arm_table(found: Emergence) -> Section:
     """One row for each arm and seed."""
     rows = []
     for name, courses in found.arms.items():
@@ -135,7 +156,7 @@ def _arm_table(found: Emergence) -> Table:
             kinds = ", ".join(f"{count} {kind}" for kind, count in course.kinds.items() if count)
             rows.append([name, str(course.seed), f"{course.n_alive:,}", kinds, *_half_texts(course)])
     head = ["arm", "seed", "live features", "kinds", "half of the change at step", "share of training"]
-    return Table("Arms", [f"Layout: {found.layout}.", *undated(found), *found.interval_notes], head, rows)
+    return _section("arms", "Arms", [f"Layout: {found.layout}.", *undated(found), *found.interval_notes], head, rows)
 
 
 def _half_texts(course: ArmCourse) -> tuple[str, str]:
@@ -158,7 +179,7 @@ def undated(found: Emergence) -> list[str]:
     ]
 
 
-def _curves_table(found: Emergence) -> Table:
+def _curves_table(found: Emergence) -> Section:
     """One row for each arm and checkpoint, in the dictionary of the first seed."""
     rows = []
     for name, (course, *_) in found.arms.items():
@@ -167,10 +188,12 @@ def _curves_table(found: Emergence) -> Table:
         steps = [f"{step:,}" for step in course.steps] or ["unknown"] * n
         for label, step, *cells in zip(course.labels, steps, *columns, strict=True):
             rows.append([name, label, step, *map(_interval_text, cells)])
-    return Table("Course of the arms", [], ["arm", "checkpoint", "optimizer step", *_CURVES.values()], rows)
+    return _section(
+        "course", "Course of the arms", [], ["arm", "checkpoint", "optimizer step", *_CURVES.values()], rows
+    )
 
 
-def _overlap_table(found: Emergence) -> Table:
+def _overlap_table(found: Emergence) -> Section:
     """One row for each arm and two neighboring checkpoints, with intervals over seeds, and over features at the end."""
     rows, ceilings = [], []
     for name, courses in found.arms.items():
@@ -188,10 +211,10 @@ def _overlap_table(found: Emergence) -> Table:
         notes.append(
             f"Two dictionaries of the same models, trained with different seeds, share: {'; '.join(ceilings)}."
         )
-    return Table("Overlap of neighboring checkpoints", notes, head, rows)
+    return _section("overlaps", "Overlap of neighboring checkpoints", notes, head, rows)
 
 
-def _causal_table(found: Emergence) -> Table:
+def _causal_table(found: Emergence) -> Section:
     """One row for each arm and checkpoint."""
     rows = []
     for name, course in found.causal.items():
@@ -202,53 +225,18 @@ def _causal_table(found: Emergence) -> Table:
             for label, change, correlation, bias in columns
         ]
     head = ["arm", "checkpoint", "share that changed", "rank correlation of NRN and RelIE", "draws minus share"]
-    return Table("Causal strength (RelIE)", [_CAUSAL_NOTE], head, rows)
+    return _section("relie", "Causal strength (RelIE)", [_CAUSAL_NOTE], head, rows)
 
 
-def _quality_table(found: Emergence) -> Table:
+def _quality_table(found: Emergence) -> Section:
     """One row for each dictionary."""
     rows = [
         [name, _text(_smallest(item.fve.values())), _text(item.l0, 1), _text(item.dead_frac)]
         for name, item in found.quality.items()
     ]
-    return Table("Dictionaries on held-out tokens", [], ["dictionary", "smallest FVE", "L0", "dead share"], rows)
-
-
-def _page(found: Emergence, pictures: Mapping[str, bytes]) -> str:
-    parts = ["<h1>Emergence of features</h1>"]
-    for table in tables(found):
-        parts += [f"<h2>{escape(table.title)}</h2>", *(f"<p>{escape(text)}</p>" for text in table.paragraphs)]
-        if table.rows:
-            rows = ["".join(f"<th>{escape(cell)}</th>" for cell in table.head)]
-            rows += ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in table.rows]
-            parts.append("<table>" + "".join(f"<tr>{row}</tr>" for row in rows) + "</table>")
-    for name, content in pictures.items():
-        source = base64.b64encode(content).decode("ascii")
-        caption = escape(_CAPTIONS[name])
-        parts.append(
-            f'<figure><img alt="{caption}" src="data:image/png;base64,{source}"><figcaption>{caption}</figcaption></figure>'
-        )
-    return _HTML.format(body="\n".join(parts))
-
-
-def _markdown(found: Emergence, names: Sequence[str]) -> str:
-    lines = ["# Emergence of features"]
-    for table in tables(found):
-        lines += markdown_lines(table)
-    for name in names:
-        lines += ["", f"![{_CAPTIONS[name]}](figures/{name}.png)", "", _CAPTIONS[name]]
-    return "\n".join(lines) + "\n"
-
-
-def markdown_lines(table: Table) -> list[str]:
-    """A section of the report as Markdown, with aligned columns."""
-    lines = ["", f"## {table.title}", *(line for text in table.paragraphs for line in ("", text))]
-    if not table.rows:
-        return lines
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in (table.head, *table.rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    head, *rows = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in cells]
-    return [*lines, "", head, "|" + "|".join("-" * (width + 2) for width in widths) + "|", *rows]
+    return _section(
+        "quality", "Dictionaries on held-out tokens", [], ["dictionary", "smallest FVE", "L0", "dead share"], rows
+    )
 
 
 def _smallest(values: Iterable[float]) -> float:
@@ -270,16 +258,3 @@ def _interval_text(item: Interval, digits: int = 3) -> str:
 def _seeds_text(spread: SeedSpread | None, index: int) -> str:
     """The overlap of checkpoint ``index`` with the next one, ``mean [smallest, largest]``."""
     return "-" if spread is None else _interval_text(spread.at(index, index + 1))
-
-
-_HTML = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Emergence of features</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }}
-table {{ border-collapse: collapse; font-size: 13px; margin: 1rem 0; }}
-th, td {{ text-align: left; padding: 0.25rem 0.7rem; border-bottom: 1px solid #ddd; vertical-align: top; }}
-figure {{ margin: 2rem 0; }} img {{ max-width: 100%; }} figcaption {{ color: #555; font-size: 13px; }}
-</style></head><body>
-{body}
-</body></html>
-"""

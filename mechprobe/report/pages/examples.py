@@ -1,41 +1,13 @@
 """The page of features by example: contexts of every feature, the tokens it promotes, and its label."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from mechprobe.features.examples.labels import entry_digest
-from mechprobe.report.pages.templates import environment
-from mechprobe.report.result import FeatureRow, JsonObject
+from mechprobe.report.pages.templates import navigation, render
+from mechprobe.report.result import ContextLine, FeatureRow, JsonObject
 from mechprobe.report.run_files import RunFiles
+from mechprobe.report.sections.contexts import context_lines
 from mechprobe.report.sections.features import feature_rows
-
-N_SHADES = 5
-"""Number of background shades; each has one CSS class, so that tokens need no style attribute."""
-
-
-class TokenRun(NamedTuple):
-    """One token and its activation, or adjacent tokens without activation."""
-
-    tokens: tuple[str, ...]
-    shade: int
-    """0 for no activation, else 1 to `N_SHADES`."""
-    peak: bool
-    """Whether the context was chosen for this token."""
-    value: float
-
-    @property
-    def unmarked(self) -> bool:
-        """Whether the tokens are drawn as plain text."""
-        return self.shade == 0 and not self.peak
-
-
-class ContextLine(NamedTuple):
-    """One context under one read-out: ``joint``, or the name of a model."""
-
-    name: str
-    runs: list[TokenRun]
-    largest: float
-
 
 Context = list[ContextLine]
 
@@ -63,32 +35,26 @@ class FeatureEntry(NamedTuple):
     final_norm: str
 
 
-def examples_page(files: RunFiles) -> str | None:
-    """The page as self-contained HTML without scripts or external resources, selected features first.
-
-    It is None if the run has no examples.
-    """
-    if not files.examples:
-        return None
+def examples_page(files: RunFiles, links: dict[str, bool]) -> str:
+    """The page as HTML, selected features first; ``links`` says which further pages there are."""
     selected = [feature for feature in files.selected if feature in files.examples]
     order = [*selected, *(feature for feature in files.examples if feature not in selected)]
     labels, n_stale = current_labels(files)
-    return (
-        environment()
-        .get_template("examples.html.j2")
-        .render(
-            name=files.name,
-            tuned=[name for name in files.models if name != files.base],
-            trusted=files.trusted,
-            readout=(files.features or {}).get("readout", "–"),
-            labeler=files.labels.labeler if files.labels else "",
-            n_stale=n_stale,
-            n_shades=N_SHADES,
-            features=[
-                _entry(row, files, selected=row.feature in selected, label=labels.get(row.feature, ""))
-                for row in feature_rows(order, files.examples, files.features)
-            ],
-        )
+    return render(
+        "examples.html.j2",
+        here="examples.html",
+        pages=navigation(links),
+        name=files.name,
+        title="Features by example",
+        tuned=[name for name in files.models if name != files.base],
+        trusted=files.trusted,
+        readout=(files.features or {}).get("readout", "–"),
+        labeler=files.labels.labeler if files.labels else "",
+        n_stale=n_stale,
+        features=[
+            _entry(row, files, selected=row.feature in selected, label=labels.get(row.feature, ""))
+            for row in feature_rows(order, files.examples, files.features)
+        ],
     )
 
 
@@ -112,12 +78,12 @@ def _entry(row: FeatureRow, files: RunFiles, *, selected: bool, label: str) -> F
         facts=row,
         selected=selected,
         label=label,
-        top=[_context(example, models) for example in entry["examples"]],
+        top=[context_lines(example, models) for example in entry["examples"]],
         quantiles=[
             QuantilePart(
                 title=f"{100 * part['low']:.0f} to {100 * part['high']:.0f} % of active tokens",
                 range=f"{part['smallest']:.2f} to {part['largest']:.2f}",
-                contexts=[_context(example, models) for example in part["examples"]],
+                contexts=[context_lines(example, models) for example in part["examples"]],
             )
             for part in entry["quantiles"]
         ],
@@ -126,25 +92,3 @@ def _entry(row: FeatureRow, files: RunFiles, *, selected: bool, label: str) -> F
         promoted=[(name, promoted["models"][name]) for name in models if name in promoted["models"]],
         final_norm=promoted["final_norm"],
     )
-
-
-def _context(example: JsonObject, models: Sequence[str]) -> Context:
-    activations: dict[str, list[float]] = example["activations"]
-    largest = max(max(values, default=0.0) for values in activations.values())
-    return [
-        ContextLine(name, _runs(example["tokens"], activations[name], largest, example["peak"]), max(activations[name]))
-        for name in ("joint", *models)
-        if name in activations
-    ]
-
-
-def _runs(tokens: Sequence[str], values: Sequence[float], largest: float, peak: int) -> list[TokenRun]:
-    runs: list[TokenRun] = []
-    for index, (token, value) in enumerate(zip(tokens, values, strict=True)):
-        active = value > 0 and largest > 0
-        shade = min(N_SHADES, 1 + int(N_SHADES * value / largest)) if active else 0
-        run = TokenRun((token,), shade, index == peak, value)
-        if run.unmarked and runs and runs[-1].unmarked:
-            run = TokenRun((*runs.pop().tokens, token), 0, False, 0.0)
-        runs.append(run)
-    return runs

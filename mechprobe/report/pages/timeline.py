@@ -1,8 +1,6 @@
 """The page of the timeline: every quantity on one axis of optimizer steps or tokens, and what moved first."""
 
-from collections.abc import Mapping
-
-from mechprobe.report.pages.templates import environment
+from mechprobe.report.result import Page
 from mechprobe.report.sections.timeline import timeline_sections
 from mechprobe.report.timeline.result import Timeline
 
@@ -15,15 +13,6 @@ INTRO = (
 )
 
 
-def timeline_page(name: str, found: Timeline, pictures: Mapping[str, str]) -> str:
-    """The page as HTML.
-
-    Args:
-        name: Name of the run.
-        found: The timeline.
-        pictures: Name → base64 of a figure; figures that are not there are left out.
-    """
-    sections, shown = timeline_sections(found), dict(pictures)
-    return environment().get_template("sections.html.j2").render(
-        name=name, title="Timeline", intro=INTRO, sections=sections, figures=shown
-    )  # fmt: skip
+def timeline_page(found: Timeline) -> Page:
+    """What the page says."""
+    return Page(title="Timeline", intro=list(INTRO), sections=timeline_sections(found))

@@ -1,12 +1,12 @@
 """The verdict over several dictionaries as one table."""
 
 from mechprobe.formatting import interval, p_value, percent, points
-from mechprobe.report.result import DictionarySeedsSection, JsonObject
+from mechprobe.report.result import JsonObject, Section, Table
 from mechprobe.report.run_files import RunFiles
 
 
-def dictionary_seeds_section(files: RunFiles) -> DictionarySeedsSection | None:
-    """The section, or None where the run has one dictionary only."""
+def dictionary_seeds_part(files: RunFiles) -> Section | None:
+    """The part of the interventions, or None where the run has one dictionary only."""
     found = files.dictionary_seeds
     if found is None:
         return None
@@ -22,7 +22,14 @@ def dictionary_seeds_section(files: RunFiles) -> DictionarySeedsSection | None:
         for place, (each, match) in enumerate(zip(found["dictionaries"], matched, strict=True))
     ]
     spread = ["median [range]", *["–"] * 8, *(_spread(edit, len(rows)) for edit in edits)]
-    return DictionarySeedsSection(sentence=found["sentence"], columns=columns, rows=[*rows, spread])
+    note = (
+        "The dictionaries were trained on the same store and differ in their training seed. Each chose its set by the same rule and was "
+        "judged with its own controls. Features are paired one to one by the cosine of their decoders. By chance: a random set of live "
+        "features in place of the other set. Shares have 95 % Wilson intervals. dictionaries/compared/dictionary_seeds.json holds all "
+        "numbers."
+    )
+    table = Table(title="Sets and verdicts of every dictionary", head=columns, rows=[*rows, spread], notes=[note])
+    return Section(id="dictionaries", title="Other dictionaries", says=str(found["sentence"]), tables=[table])
 
 
 def _about(dictionary: JsonObject) -> list[str]:

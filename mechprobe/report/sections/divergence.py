@@ -3,8 +3,10 @@
 from collections.abc import Iterable
 
 from mechprobe.drift.divergence.result import DivergenceResult, LensToken
-from mechprobe.formatting import MISSING, decimal
-from mechprobe.report.sections.drift_parts import Picture, Section, Table, absent, interval_text
+from mechprobe.emergence.arms import last_of_arms
+from mechprobe.formatting import MISSING, decimal, listing
+from mechprobe.report.result import Picture, Section, Table
+from mechprobe.report.sections.parts import interval_text
 from mechprobe.statistics import Interval
 
 _DIVERGENCES = ("kl", "kl_reverse", "js", "tv", "top1_agreement", "entropy_change")
@@ -12,9 +14,9 @@ _DIVERGENCES = ("kl", "kl_reverse", "js", "tv", "top1_agreement", "entropy_chang
 
 def divergence_section(found: DivergenceResult | None) -> Section:
     """KL by skill as a figure, and tables by kind of text, token class and layer."""
-    title = "1. Distributions: divergence from base"
+    title = "Distributions: divergence from base"
     if found is None:
-        return absent(title, "mechprobe drift")
+        return Section(id="divergence", title=title, command="mechprobe drift")
     caption = (
         "Mean KL over predicted tokens, exact over the whole vocabulary, with 95 % bootstrap intervals over sequences. One mark for "
         "the last model of each arm."
@@ -25,8 +27,31 @@ def divergence_section(found: DivergenceResult | None) -> Section:
     )
     tables = [_divergence_table(found, source, temperature) for source, temperature in order]
     tables += [table for table in (_by_class(found), _layers(found), _lens(found)) if table.rows]
-    picture = Picture("divergence", "KL from base by skill and arm", caption)
-    return Section(title, "", [], [picture], tables, found.notes)
+    picture = Picture(name="divergence", title="KL from base by skill and arm", caption=caption)
+    return Section(
+        id="divergence",
+        title=title,
+        says=divergence_sentence(found),
+        pictures=[picture],
+        tables=tables,
+        notes=list(found.notes),
+    )
+
+
+def divergence_sentence(found: DivergenceResult) -> str:
+    """KL from base of the last model of every arm on its own text; empty where none was measured."""
+    sources = list(dict.fromkeys(row.source for row in found.find(metric="kl")))
+    if not sources:
+        return ""
+    source = "own" if "own" in sources else sources[0]
+    shown = []
+    for model in last_of_arms(found.models):
+        rows = found.find(metric="kl", model=model, source=source)
+        if rows:
+            row = min(rows, key=lambda each: each.temperature or 0.0)
+            shown.append(f"{interval_text(row.interval)} for {model} (n = {row.n:,} tokens)")
+    text = {"own": "its own text", "prompt": "prompts"}.get(source, f"the text of {source}")
+    return f"KL from {found.base}, in nats per token on {text}, is {listing(shown)}." if shown else ""
 
 
 def _divergence_table(found: DivergenceResult, source: str, temperature: float | None) -> Table:
@@ -49,10 +74,11 @@ def _divergence_table(found: DivergenceResult, source: str, temperature: float |
     }
     notes = [" ".join(f"{metric}: {found.rules[metric]}" for metric in _DIVERGENCES if metric in found.rules)]
     return Table(
-        f"On {what.get(source, source)}{at}",
-        ["model", "n tokens", *_DIVERGENCES],
-        rows,
-        notes if source == "own" else [],
+        title=f"On {what.get(source, source)}{at}",
+        head=["model", "n tokens", *_DIVERGENCES],
+        rows=rows,
+        notes=notes if source == "own" else [],
+        folded=source != "own",
     )
 
 
@@ -79,7 +105,8 @@ def _by_class(found: DivergenceResult) -> Table:
             rows.append([model, *cells])
     head = ["model", *(group for names in groups.values() for group in names)]
     notes = [found.rules[name] for name in ("token_classes", "buckets") if name in found.rules]
-    return Table(f"KL by token class and place ({source} text)", head, rows if len(head) > 1 else [], notes)
+    title = f"KL by token class and place ({source} text)"
+    return Table(title=title, head=head, rows=rows if len(head) > 1 else [], notes=notes)
 
 
 def _layers(found: DivergenceResult) -> Table:
@@ -95,7 +122,8 @@ def _layers(found: DivergenceResult) -> Table:
             *(MISSING if cell is None else interval_text(Interval(cell.value, cell.low, cell.high, cell.n)) for cell in got),
         ])  # fmt: skip
     notes = [f"{metric}: {found.rules[metric]}" for metric in metrics if metric in found.rules]
-    return Table("Residual stream by layer", ["model", "layer", *metrics], rows, [" ".join(notes)], folded=True)
+    head = ["model", "layer", *metrics]
+    return Table(title="Residual stream by layer", head=head, rows=rows, notes=[" ".join(notes)])
 
 
 def _lens(found: DivergenceResult) -> Table:
@@ -106,7 +134,7 @@ def _lens(found: DivergenceResult) -> Table:
     ]  # fmt: skip
     note = f"Mean difference of the residuals of {found.lens_source} through the unembedding (arXiv 2510.13900)."
     head = ["model", "layer", "relative norm", "consistency", "promoted", "suppressed"]
-    return Table("Activation-difference lens", head, rows, [note], folded=True)
+    return Table(title="Activation-difference lens", head=head, rows=rows, notes=[note])
 
 
 def _tokens(tokens: Iterable[LensToken]) -> str:

@@ -1,13 +1,11 @@
-"""The verdict, the warnings and the main numbers of a run as sentences, and how each stage was made."""
+"""The verdict, the warnings, the stages that are missing, and how each stage was made."""
 
-from mechprobe.formatting import listing
-from mechprobe.report.result import MissingStage, ProvenanceRow
+import json
+
+from mechprobe.formatting import MISSING, listing
+from mechprobe.report.result import JsonObject, MissingStage, Section, Table
 from mechprobe.report.run_files import RunFiles, StageInfo
-from mechprobe.report.sections.behaviour import behaviour_sentences, ceilings_sentence, ordered_accuracy
-from mechprobe.report.sections.features import class_sentence, dictionary_sentence, selection_sentence
-from mechprobe.report.tables.interventions import control_sentences, sentences
-from mechprobe.selection.never_active import never_active_sentences
-from mechprobe.types import POOLED
+from mechprobe.report.sections.parts import counted
 
 
 def verdict(files: RunFiles) -> str:
@@ -37,43 +35,9 @@ def warnings(files: RunFiles) -> list[str]:
     return found
 
 
-def findings(files: RunFiles) -> list[str]:
-    """The main numbers, one sentence each, in the order of the pipeline."""
-    found = behaviour_sentences(ordered_accuracy(files), files.base)
-    if files.ceilings:
-        found.append(ceilings_sentence(files.ceilings))
-    if files.quality:
-        found.append(dictionary_sentence(files, files.quality))
-    if files.features:
-        found.append(class_sentence(files.features))
-    found += [str(value["sentence"]) for value in files.nulls.values()]
-    if files.selection:
-        found.append(selection_sentence(files.selection))
-        if not files.interventions:  # the interventions have this sentence about the set that they edit
-            found += never_active_sentences(files.selection)
-    if files.interventions:
-        judged = [row for row in files.interventions["verdicts"] if row.get("sentence")]
-        pooled = [row for row in judged if row["task"] == POOLED]
-        found += [str(row["sentence"]) for row in pooled or judged]
-        found += [*control_sentences(files.interventions), *sentences(files.interventions)]
-    if files.dictionary_seeds:
-        found.append(str(files.dictionary_seeds["sentence"]))
-    return [_capitalized(text, files.models) for text in found]
-
-
-def _capitalized(text: str, names: list[str]) -> str:
-    """A sentence with a capital first letter, unless it begins with the name of a model."""
-    return text if text.split(" ")[0] in names else text[:1].upper() + text[1:]
-
-
 def missing_stages(files: RunFiles) -> list[MissingStage]:
     """Stages that are not finished, with the commands that run them."""
     return [MissingStage(**_identity(stage)) for stage in files.stages.values() if not stage.manifest]
-
-
-def provenance_rows(files: RunFiles) -> list[ProvenanceRow]:
-    """One row per stage: state, time, seed, versions, commit, model fingerprints."""
-    return [_provenance(stage) for stage in files.stages.values()]
 
 
 def _identity(stage: StageInfo) -> dict[str, str]:
@@ -81,16 +45,47 @@ def _identity(stage: StageInfo) -> dict[str, str]:
     return {"name": place.name, "state": stage.state, "command": place.command, "folder": place.folder}
 
 
-def _provenance(stage: StageInfo) -> ProvenanceRow:
+def provenance_section(files: RunFiles) -> Section:
+    """How every stage of the chain was made: state, time, seed, commit, settings, models, versions."""
+    stages = list(files.stages.values())
+    done = [stage.manifest for stage in stages if stage.manifest]
+    seconds = sum(manifest.get("seconds", 0.0) for manifest in done)
+    commits = list(dict.fromkeys(commit for manifest in done if (commit := _commit(manifest)) != MISSING))
+    says = f"{len(done)} of {counted(len(stages), 'stage')} of the chain are finished; they took {seconds:,.0f} seconds"
+    head = ["stage", "state", "folder", "seconds", "seed", "commit"]
+    return Section(
+        id="provenance",
+        title="Provenance: how the numbers were made",
+        says=says + (f" at commit {listing(commits)}." if commits else "."),
+        tables=[Table(title="Stages", head=head, rows=[_provenance(stage) for stage in stages])],
+        parts=[_settings(stage) for stage in stages if stage.manifest.get("config")],
+    )
+
+
+def _provenance(stage: StageInfo) -> list[str]:
+    manifest, seed = stage.manifest, stage.manifest.get("seed")
+    seconds = f"{manifest['seconds']:.1f}" if "seconds" in manifest else MISSING
+    shown = MISSING if seed is None else str(seed)
+    return [stage.place.name, stage.state, stage.place.folder, seconds, shown, _commit(manifest)]
+
+
+def _commit(manifest: JsonObject) -> str:
+    return (manifest.get("environment", {}).get("git_commit") or MISSING)[:19]
+
+
+def _settings(stage: StageInfo) -> Section:
+    """Settings, counts, model fingerprints and versions of one stage, as JSON."""
     manifest = stage.manifest
-    environment = manifest.get("environment", {})
-    return ProvenanceRow(
-        **_identity(stage),
-        seconds=f"{manifest['seconds']:.1f}" if "seconds" in manifest else "–",
-        seed=manifest.get("seed"),
-        commit=(environment.get("git_commit") or "–")[:19],
-        counts=manifest.get("counts", {}),
-        config=manifest.get("config", {}),
-        models={name: digest[:12] for name, digest in manifest.get("models", {}).items()},
-        packages=environment.get("packages", {}),
+    about = {
+        "settings": manifest.get("config", {}),
+        "counts": manifest.get("counts", {}),
+        "models": {name: digest[:12] for name, digest in manifest.get("models", {}).items()},
+        "versions": manifest.get("environment", {}).get("packages", {}),
+    }
+    rows = [[name, json.dumps(value, ensure_ascii=False, sort_keys=True)] for name, value in about.items() if value]
+    return Section(
+        id=f"made-{stage.place.name}",
+        title=f"{stage.place.name}: settings, counts, models, versions",
+        says=f"The folder {stage.place.folder} holds the files of {stage.place.name}.",
+        tables=[Table(title="Manifest", head=["part", "values"], rows=rows, folded=False)],
     )

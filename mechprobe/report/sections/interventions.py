@@ -1,207 +1,248 @@
-"""What the selected features cause: effects, controls, sizes, doses, tasks left out, and collateral effects."""
+"""What the selected features cause: effects against controls, and what is folded below them."""
 
-import math
-from collections.abc import Mapping, Sequence
-from statistics import fmean
-from typing import Any
+from collections.abc import Sequence
 
-from mechprobe.evals.result import EvaluationSummary
-from mechprobe.formatting import edit_title, interval, number, ordered, percent, points, remark, spread
-from mechprobe.report.result import ConditionRow, EffectPanel, EffectRow, EffectTable, InterventionsSection, JsonObject
+from mechprobe.formatting import interval, listing
+from mechprobe.interventions.verdicts.rule import paired_test
+from mechprobe.report.result import JsonObject, Picture, Section, Table
 from mechprobe.report.run_files import RunFiles
+from mechprobe.report.sections.answers import kind_of
+from mechprobe.report.sections.behaviour import responses_per_sample
+from mechprobe.report.sections.dictionary_seeds import dictionary_seeds_part
+from mechprobe.report.sections.effects import effect_panels, effect_table, effect_tasks, other_rows
+from mechprobe.report.sections.parts import counted
 from mechprobe.report.tables import interventions as tables
+from mechprobe.selection.never_active import never_active_sentences
 from mechprobe.types import POOLED
 
-Conditions = Sequence[JsonObject]
-_DRAWN_OR_MAIN = ("clean", "selected", "random", "random_size", "rescaled", "shuffled", "shifted")
-"""Set kinds that the table of other conditions leaves out: the main ones, and random draws."""
+_TITLE = "Interventions: what the selected features cause"
 
 
-def effect_panels(
-    interventions: JsonObject, evaluation: EvaluationSummary | None, tasks: Sequence[str]
-) -> list[EffectPanel]:
-    """One panel per edit of the selected set."""
-    found = interventions["conditions"]
-    return [_panel(condition, found, evaluation, tasks) for condition in found if condition["set_kind"] == "selected"]
-
-
-def _panel(
-    selected: JsonObject, conditions: Conditions, evaluation: EvaluationSummary | None, tasks: Sequence[str]
-) -> EffectPanel:
-    randoms = _matching(conditions, selected, "random")
-    ceilings = _matching(conditions, selected, "ceiling", any_edit=True)
-    compare = _matching(conditions, selected, "compare")[:1]
-    vectors = [c for c in _matching(conditions, selected, "baseline", any_edit=True) if c["edit"] == "vector"]
-    others = {
-        "compare": compare,
-        "vector": [c for c in vectors if "last" not in c["features"]],
-        "vector_last": [c for c in vectors if "last" in c["features"]],
-        "recon": _matching(conditions, selected, "recon", any_edit=True),
-        "shuffled": _matching(conditions, selected, "shuffled"),
-    }
-    baseline, label = _forced_baseline(selected, conditions, evaluation, tasks)
-    return EffectPanel(
-        title=edit_title(selected),
-        model=selected["model"],
-        edit=selected["edit"],
-        condition=selected,
-        selected=selected["accuracy_delta"],
-        random={task: [_delta(draw, task) for draw in randoms] for task in tasks},
-        ceiling={task: _mean_delta(ceilings, task) for task in tasks} if ceilings else None,
-        others={kind: {t: _mean_delta(found, t) for t in tasks} for kind, found in others.items() if found},
-        labels={"compare": str(compare[0]["features"])} if compare else {},
-        baseline=baseline,
-        baseline_label=label,
-    )
-
-
-def _matching(conditions: Conditions, selected: JsonObject, kind: str, *, any_edit: bool = False) -> list[JsonObject]:
-    """Conditions of one kind on the model of a selected condition, with the same edit or made for it."""
-    return [
-        condition
-        for condition in conditions
-        if condition["set_kind"] == kind
-        and condition["model"] == selected["model"]
-        and (any_edit or selected["edit"] in (condition["edit"], condition.get("of")))
-    ]
-
-
-def _delta(condition: JsonObject, task: str) -> float:
-    value = (condition.get("accuracy_delta") or {}).get(task)
-    return number(value[0] if isinstance(value, list | tuple) else value)
-
-
-def _mean_delta(conditions: Conditions, task: str) -> float:
-    values = [value for value in (_delta(condition, task) for condition in conditions) if math.isfinite(value)]
-    return fmean(values) if values else float("nan")
-
-
-def _forced_baseline(
-    selected: JsonObject, conditions: Conditions, evaluation: EvaluationSummary | None, tasks: Sequence[str]
-) -> tuple[dict[str, float] | None, str | None]:
-    """Change under the forced prefix and its label: from the samples of the interventions, else from the evaluation."""
-    own = [c for c in _matching(conditions, selected, "baseline", any_edit=True) if c["edit"] == "prefix"]
-    if own:
-        return {task: _delta(own[0], task) for task in tasks}, f"force {own[0]['features']}"
-    forced = evaluation.force_prefix if evaluation else None
-    if not evaluation or not forced or forced.model != selected["model"]:
-        return None, None
-    clean = evaluation.accuracy[forced.model]
-    shared = [task for task in tasks if task in forced.accuracy and task in clean]
-    return {task: forced.accuracy[task].value - clean[task].value for task in shared}, f"force {forced.prefix}"
-
-
-def effect_rows(panel: EffectPanel, verdicts: Sequence[JsonObject], tasks: Sequence[str]) -> list[EffectRow]:
-    """One row per task of one panel."""
-    edits = (panel.edit, panel.condition.get("name"))
-    own = {row["task"]: row for row in verdicts if row["edit"] in edits and row["model"] == panel.model}
-    return [_effect_row(panel, own.get(task, {}), task) for task in tasks]
-
-
-def _effect_row(panel: EffectPanel, verdict: JsonObject, task: str) -> EffectRow:
-    condition, draws = panel.condition, panel.random.get(task, [])
-    accuracy = condition["accuracy"][task]
-    return EffectRow(
-        task=task,
-        n=str(int(accuracy[3])),
-        accuracy=interval(accuracy) + _cut(condition, task),
-        change=interval(condition["accuracy_delta"].get(task), signed=True),
-        random=spread(draws),
-        draws=str(len(draws)),
-        p=tables.both_p(verdict, "p_random"),
-        p_mcnemar=tables.both_p(verdict, "p_mcnemar"),
-        ceiling=points(panel.ceiling[task]) if panel.ceiling else "–",
-        share=_share(condition, verdict, task),
-        flip_right=_flips(condition.get("flip_rate_of_right"), task),
-        flip_wrong=_flips(condition.get("flip_rate_of_wrong"), task),
-        verdict=str(verdict.get("verdict") or "–"),
-    )
-
-
-def _share(condition: JsonObject, verdict: JsonObject, task: str) -> str:
-    """The share of the ceiling with its interval, where the ceiling is measurable."""
-    share = (condition.get("share_of_ceiling") or {}).get(task)
-    return percent(share) if share is None else interval(verdict.get("share_interval") or [share])
-
-
-def _cut(condition: JsonObject, task: str) -> str:
-    return remark(cut=(condition.get("cut") or {}).get(task))
-
-
-def _flips(rates: Mapping[str, Any] | None, task: str) -> str:
-    rate = (rates or {}).get(task)
-    return f"{percent(rate[0])} % of {int(rate[3])}" if rate else "–"
-
-
-def interventions_section(files: RunFiles) -> InterventionsSection | None:
-    """The section, or None if `mechprobe intervene` has not run."""
+def interventions_section(files: RunFiles) -> Section:
+    """Effects of editing the selected features, with the further measurements as parts."""
     results = files.interventions
     if results is None:
-        return None
-    tasks = effect_tasks(results, files.tasks)
+        return files.absent("intervene", "interventions", _TITLE)
+    n_draws = responses_per_sample(files.evaluation)
+    test, tasks = paired_test(n_draws), effect_tasks(results, files.tasks)
     panels = effect_panels(results, files.evaluation, tasks)
-    effects = []
-    for panel in panels:
-        rows, n = effect_rows(panel, results["verdicts"], tasks), panel.condition["n_features"]
-        effects.append(EffectTable(title=panel.title, set=panel.condition["features"], n_features=n, rows=rows))
-    return InterventionsSection(
-        site=results["site"],
-        panels=panels,
-        tasks=tasks,
-        trained=list(results["trained"]),
-        tables=effects,
-        others=other_rows(results, tasks),
-        curves=share_curves(results, tasks),
-        size_intervals=tables.size_intervals(results),
-        sizes=tables.size_sentences(results),
-        smallest=tables.smallest_sentence(results),
-        doses=tables.dose_rows(results, tasks),
-        left_out=tables.left_out_rows(results),
-        collateral=tables.collateral_rows(results),
-        collateral_of=results.get("collateral"),
-        other_tasks=list(results.get("other_tasks") or []),
-        rule=results["rule"],
-        n_conditions=len(results["conditions"]),
+    seeds = dictionary_seeds_part(files)
+    parts = [
+        _evidence(results),
+        _sizes(results),
+        _left_out(results, test),
+        _doses(results, tasks),
+        _collateral(results),
+        seeds,
+    ]
+    return Section(
+        id="interventions",
+        title=_TITLE,
+        says=_pooled(results),
+        untrusted=not files.trusted,
+        paragraphs=_remarks(results, n_draws),
+        pictures=[*filter(None, [rivals_picture(results)]), _effects_picture(results)],
+        tables=[effect_table(panel, results, tasks, test) for panel in panels],
+        parts=[part for part in (*parts, _others(results, tasks), _rule(results)) if part is not None],
     )
 
 
-def effect_tasks(results: JsonObject, order: Sequence[str]) -> list[str]:
-    """Tasks of the selected conditions in the given order, then the pooled row."""
-    selected = [c for c in results["conditions"] if c["set_kind"] == "selected"]
-    found = ordered(selected[0]["accuracy"], order) if selected else {}
-    return [*(task for task in found if task != POOLED), *(task for task in found if task == POOLED)]
-
-
-def other_rows(results: JsonObject, tasks: Sequence[str]) -> list[ConditionRow]:
-    """Every condition besides clean models, selected sets and random draws, with its change per task in points."""
-    return [
-        ConditionRow(
-            title=edit_title(condition),
-            features=condition["features"],
-            kind=condition["set_kind"],
-            n_features=condition["n_features"],
-            cells=[
-                interval((condition["accuracy_delta"] or {}).get(task), signed=True) + _cut(condition, task)
-                for task in tasks
-            ],
-        )
-        for condition in results["conditions"]
-        if condition["set_kind"] not in _DRAWN_OR_MAIN
+def _pooled(results: JsonObject) -> str:
+    """The effect and the verdict of every main edit, pooled over the tasks that select."""
+    rows = [row for row in results["verdicts"] if row["task"] == POOLED]
+    shown = [
+        f"{row['edit']} in {row['model']}, {kind_of(results, row)} {interval(row['effect'])}: {row['verdict']}"
+        for row in rows
     ]
+    n = max((row["n"] for row in rows), default=0)
+    if not shown:
+        return f"{counted(len(results['conditions']), 'condition')} were measured, and none was judged."
+    return f"Effects at {results['site']} in points, pooled over the untrained tasks (n = {n:,}): {'; '.join(shown)}."
 
 
-def share_curves(results: JsonObject, tasks: Sequence[str]) -> dict[str, dict[str, list[tuple[int, float]]]]:
-    """Edit → task → ``(number of features, share of the ceiling)``, ascending; includes the selected set itself."""
-    curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
-    sizes, selected = ([c for c in results["conditions"] if c["set_kind"] == kind] for kind in ("size", "selected"))
-    titles = {edit_title(condition) for condition in sizes}
-    for condition in [*sizes, *(c for c in selected if edit_title(c) in titles)]:
-        curve = curves.setdefault(edit_title(condition), {})
-        for task, share in (condition["share_of_ceiling"] or {}).items():
-            if share is not None:
-                curve.setdefault(task, []).append((int(condition["n_features"]), number(share)))
-    return {
-        title: {task: sorted(dict(points).items()) for task, points in ordered(curve, tasks).items()}
-        for title, curve in curves.items()
-        if any(len(dict(points)) > 1 for points in curve.values())
-    }
+def _remarks(results: JsonObject, n_draws: int) -> list[str]:
+    trained = listing(results["trained"])
+    it = "it" if len(results["trained"]) == 1 else "them"
+    seen = f"Post-training saw {trained}, so the pooled row leaves {it} out. " if trained else ""
+    kind = "intervals clustered by sample" if n_draws > 1 else "score intervals (Tango 1998)"
+    design = (
+        f"{seen}Changes are paired, with 95 % {kind}. Selection and evaluation use different samples. "
+        f"interventions/results.json contains all {counted(len(results['conditions']), 'condition')}."
+    )
+    limits = [*never_active_sentences(results), tables.smallest_sentence(results), tables.readout_sentence(results)]
+    apart = [str(found["sentence"]) for found in results.get("readouts") or []]
+    return [*filter(None, [*limits, *apart, *tables.change_sentences(results)]), design]
+
+
+def _effects_picture(results: JsonObject) -> Picture:
+    caption = (
+        f"Change of accuracy when the selected features are edited at {results['site']}, in percentage points, with 95 % intervals. "
+        "Grey dots are random feature sets matched on density, decoder norm and the norm that the edit writes; an effect counts only "
+        "if it lies outside their range. The black bar is the ceiling: the effect of replacing the whole residual at this site. The "
+        "open square is the baseline that forces the beginning of the response."
+    )
+    return Picture(name="effects", title="Editing the selected features, against controls", caption=caption)
+
+
+def rivals_picture(results: JsonObject) -> Picture | None:
+    """The figure of the set against its rivals and controls, where rivals were measured."""
+    if not results.get("comparisons"):
+        return None
+    caption = (
+        "Effect of transplanting the selected features on the pooled accuracy, in the claimed direction, beside what a few directions "
+        "of the difference between the models do (rivals, by rank), what is left without the features (complements), and random "
+        "controls. Intervals are 95 %. A rival of rank 1 that reaches the selected set shows that one direction is enough."
+    )
+    return Picture(name="rivals", title="The selected set against rivals and controls", caption=caption)
+
+
+def _evidence(results: JsonObject) -> Section:
+    judged = [row for row in results["verdicts"] if row.get("sentence")]
+    pooled = [row for row in judged if row["task"] == POOLED]
+    sentences = [str(row["sentence"]) for row in pooled or judged]
+    sentences += [*tables.comparison_sentences(results), *tables.ranking_sentences(results)]
+    sentences += [*tables.control_sentences(results), *tables.task_verdict_sentences(results)]
+    return Section(
+        id="evidence",
+        title="Every verdict in full",
+        says=f"{counted(len(results['verdicts']), 'verdict')} on edits and tasks, with their controls, rivals and tests.",
+        paragraphs=[f"{text[:1].upper()}{text[1:]}" for text in sentences],
+    )
+
+
+def _sizes(results: JsonObject) -> Section | None:
+    sentences = [*tables.size_sentences(results), *tables.area_sentences(results)]
+    if not sentences:
+        return None
+    by_rank = (
+        "Share of the ceiling that the first k features of the ranking, the first k principal components of the difference between "
+        "the models, and k random features carry on the pooled row. Areas are means over the logarithm of k."
+    )
+    by_task = (
+        "Effect of editing the k highest-ranked features, as a share of the ceiling. At 100 %, editing them has the same effect as "
+        "replacing the whole residual. Band: 95 % interval of the pooled row."
+    )
+    return Section(
+        id="sizes",
+        title="Smallest sufficient sets",
+        says=sentences[0],
+        paragraphs=sentences[1:],
+        pictures=[
+            Picture(
+                name="faithfulness", title="Share of the ceiling by number of features or directions", caption=by_rank
+            ),
+            Picture(
+                name="share_of_ceiling", title="Share of the ceiling by number of features and task", caption=by_task
+            ),
+        ],
+    )
+
+
+def _left_out(results: JsonObject, test: str) -> Section | None:
+    rows = tables.left_out_rows(results)
+    if not rows:
+        return None
+    head = [
+        "edit", "task left out", "n", "features (shared with the full set)", "Jaccard", "effect, points", "share of ceiling %",
+        "full set, points", "full set, share %", f"p {test} (Holm)", "verdict",
+    ]  # fmt: skip
+    note = (
+        "Each set was selected without the task on which it is evaluated. Effects are in the claimed direction: a gain in the base "
+        "model, a loss in the tuned model. The controls are those of the full set. A set whose Jaccard index with the full set is 0.5 "
+        "or more is hardly independent of it."
+    )
+    held = sum(row["verdict"].startswith("supported") for row in rows)
+    return Section(
+        id="left-out",
+        title="Leave one task out",
+        says=f"{held} of {len(rows)} sets that were chosen without a task are supported on that task.",
+        paragraphs=tables.left_out_sentences(results),
+        tables=[
+            Table(
+                title="Sets chosen without a task, judged on it",
+                head=head,
+                rows=[list(row.values()) for row in rows],
+                notes=[note],
+            )
+        ],
+    )
+
+
+def _doses(results: JsonObject, tasks: Sequence[str]) -> Section | None:
+    rows = tables.dose_rows(results, tasks)
+    if not rows:
+        return None
+    caption = (
+        "The selected set at several strengths, with 95 % intervals. The strength of a clamp is an activation in the units of the "
+        "crosscoder."
+    )
+    cells = [[row["title"], row["value"], *row["cells"]] for row in rows]
+    says, *more = tables.dose_sentences(results)
+    return Section(
+        id="doses",
+        title="Dose response",
+        says=says,
+        paragraphs=more,
+        pictures=[Picture(name="doses", title="Change of accuracy by strength of the edit", caption=caption)],
+        tables=[Table(title="Change by strength, in points", head=["edit", "strength", *tasks], rows=cells)],
+    )
+
+
+def _collateral(results: JsonObject) -> Section | None:
+    rows, about = tables.collateral_rows(results), results.get("collateral")
+    if not rows or not about:
+        return None
+    others, trained = list(results.get("other_tasks") or []), listing(results["trained"])
+    caption = (
+        "Left: KL divergence of the host's next-token distribution, clean against edited, on unrelated text. Right: change of accuracy "
+        "on tasks that were not used for the selection. Replacing the whole residual is shown for comparison, since it measures how "
+        "far the two models differ."
+    )
+    seen = f" (post-training saw {trained})" if trained else ""
+    notes = [
+        f"Text: {about['source']}; {about['n_texts']:,} texts with {about['n_tokens']:,} predicted tokens. Intervals are bootstrapped "
+        "over texts.",
+        *([f"Other tasks are those that were not used for the selection{seen}."] if others else []),
+    ]
+    head = [
+        "edit",
+        "set",
+        "role",
+        "KL, nats per token",
+        "change of CE, nats per token",
+        *(f"{task}, points" for task in others),
+    ]
+    cells = [[row["title"], row["features"], row["kind"], row["kl"], row["ce"], *row["cells"]] for row in rows]
+    says, *more = tables.collateral_sentences(results)
+    return Section(
+        id="collateral",
+        title="Collateral effects",
+        says=says,
+        paragraphs=more,
+        pictures=[Picture(name="collateral", title="Unrelated text and other tasks", caption=caption)],
+        tables=[Table(title="Collateral effects by condition", head=head, rows=cells, notes=notes)],
+    )
+
+
+def _others(results: JsonObject, tasks: Sequence[str]) -> Section | None:
+    rows = other_rows(results, tasks)
+    if not rows:
+        return None
+    head = ["edit", "set", "role", "features", *tasks]
+    return Section(
+        id="conditions",
+        title="All other conditions",
+        says=f"{counted(len(rows), 'further condition')}: ceilings, reconstruction only, opposite edits, rivals, baselines, sizes, doses.",
+        tables=[Table(title="Change of accuracy in points", head=head, rows=rows)],
+    )
+
+
+def _rule(results: JsonObject) -> Section | None:
+    if not results["rule"]:
+        return None
+    return Section(
+        id="rule",
+        title="The verdict rule",
+        says="A printed rule gives every verdict; it was fixed before the edits ran.",
+        paragraphs=[str(results["rule"])],
+    )

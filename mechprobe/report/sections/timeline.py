@@ -1,13 +1,14 @@
 """The sections of the timeline page."""
 
+from collections import Counter
 from collections.abc import Sequence
 from math import isfinite
 from typing import Any
 
 from mechprobe.dynamics.order import HalfChange, LeadLag, Order
-from mechprobe.formatting import MISSING, decimal, estimate, p_value, short_list
+from mechprobe.formatting import MISSING, decimal, estimate, listing, p_value, short_list
 from mechprobe.report.config import Axis
-from mechprobe.report.sections.drift_parts import Picture, Section, Table, absent
+from mechprobe.report.result import Picture, Section, Table
 from mechprobe.report.timeline.behaviour import BEHAVIOUR, BENCHMARKS, LENGTH, SAFETY, SKILLS
 from mechprobe.report.timeline.inside import DIVERGENCE, FEATURES, OVERLAP, WEIGHTS
 from mechprobe.report.timeline.log_probabilities import LOGPROBS
@@ -34,11 +35,17 @@ def timeline_sections(found: Timeline) -> list[Section]:
     sections = [_course(found), _order(found), _dips(found)]
     for stage, (title, panels) in PARTS.items():
         if stage in found.missing:
-            sections.append(absent(title, found.missing[stage]))
+            sections.append(Section(id=stage, title=title, command=found.missing[stage]))
         else:
             tables = [table for arm, course in found.arms.items() if (table := _values(arm, course, panels)).rows]
-            sections.append(Section(title, "", [], [], tables))
-    return [section._replace(title=f"{number}. {section.title}") for number, section in enumerate(sections, start=1)]
+            sections.append(Section(id=stage, title=title, says=_measured(found, panels), tables=tables))
+    return sections
+
+
+def _measured(found: Timeline, panels: Sequence[str]) -> str:
+    """How many quantities of some panels were measured."""
+    n = sum(series.panel in panels for course in found.arms.values() for series in course.series)
+    return f"{n:,} quantities of {listing(found.arms)} were measured over training."
 
 
 def _course(found: Timeline) -> Section:
@@ -52,7 +59,14 @@ def _course(found: Timeline) -> Section:
     texts += [f"{arm}: {found.base} and the steps {_places(found, course)}." for arm, course in found.arms.items()]
     texts += [f"{arm} is left out: {why}." for arm, why in found.left_out.items()]
     texts += _gaps(found)
-    return Section("Course", "", texts, [Picture("timeline", "All quantities over training", caption)], [])
+    n = sum(len(course.checkpoints) for course in found.arms.values())
+    says = (
+        f"{n} checkpoints of {listing(found.arms)} are on one axis of {found.axis}."
+        if n
+        else "No arm can be placed on the axis."
+    )
+    picture = Picture(name="timeline", title="All quantities over training", caption=caption)
+    return Section(id="course", title="Course", says=says, paragraphs=texts, pictures=[picture])
 
 
 def _gaps(found: Timeline) -> list[str]:
@@ -87,14 +101,16 @@ def _order(found: Timeline) -> Section:
         tables += [
             _halves(f"What moved first: {arm}", course.panels, course, found.axis, noted=not tables),
             _lags(f"Lags: {arm}", course.panels.pairs, found.axis, noted=not tables),
-            _halves(f"All quantities: {arm}", course.everything, course, found.axis)._replace(folded=True),
-            _lags(f"Lags of all quantities: {arm}", course.everything.pairs, found.axis)._replace(folded=True),
+            _halves(f"All quantities: {arm}", course.everything, course, found.axis, folded=True),
+            _lags(f"Lags of all quantities: {arm}", course.everything.pairs, found.axis, folded=True),
         ]
-    pictures = [Picture("order", "Half of the change, by quantity and arm", caption)]
-    return Section("What moved first", "", _sentences(found), pictures, [table for table in tables if table.rows])
+    pictures = [Picture(name="order", title="Half of the change, by quantity and arm", caption=caption)]
+    says, *more = order_sentences(found) or ["There is no arm whose steps are known."]
+    shown = [table for table in tables if table.rows]
+    return Section(id="order", title="What moved first", says=says, paragraphs=more, pictures=pictures, tables=shown)
 
 
-def _sentences(found: Timeline) -> list[str]:
+def order_sentences(found: Timeline) -> list[str]:
     """For every arm, the quantities that are shown to precede others."""
     texts = []
     for arm, course in found.arms.items():
@@ -104,7 +120,9 @@ def _sentences(found: Timeline) -> list[str]:
     return texts
 
 
-def _halves(title: str, order: Order, course: ArmTimeline, axis: Axis, *, noted: bool = False) -> Table:
+def _halves(
+    title: str, order: Order, course: ArmTimeline, axis: Axis, *, noted: bool = False, folded: bool = False
+) -> Table:
     series = {each.name: each for each in course.series}
     rows = [_half_row(half, order, series[half.name]) for half in order.halves]
     notes = [] if not noted else [
@@ -113,7 +131,7 @@ def _halves(title: str, order: Order, course: ArmTimeline, axis: Axis, *, noted:
         "interval is the gap between two checkpoints. Times passed: more than once, the course is not a simple rise or fall."
     ]  # fmt: skip
     head = ["quantity", "n", "change", f"half of the change ({axis})", "times passed", "before"]
-    return Table(title, head, rows, notes)
+    return Table(title=title, head=head, rows=rows, notes=notes, folded=folded)
 
 
 def _half_row(half: HalfChange, order: Order, series: Series) -> list[str]:
@@ -129,7 +147,7 @@ def _half_row(half: HalfChange, order: Order, series: Series) -> list[str]:
     ]
 
 
-def _lags(title: str, pairs: Sequence[LeadLag], axis: Axis, *, noted: bool = False) -> Table:
+def _lags(title: str, pairs: Sequence[LeadLag], axis: Axis, *, noted: bool = False, folded: bool = False) -> Table:
     shown = [pair for pair in pairs if not pair.untold]
     rows = [
         [pair.first, pair.second, step_text(pair.lag, signed=True), p_value(pair.p_holm), f"{pair.first_moved} first" if pair.first_moved else CANNOT]
@@ -140,7 +158,8 @@ def _lags(title: str, pairs: Sequence[LeadLag], axis: Axis, *, noted: bool = Fal
         "Quantities of the same samples are resampled together; exact ones are fixed. An end of 0 is a checkpoint at which one has passed "
         "half and the other has not. p: order at checkpoints, Holm-adjusted over the arm's pairs of this table."
     ]  # fmt: skip
-    return Table(title, ["first", "second", f"lag in {axis}", "p (Holm)", "order"], rows, notes)
+    head = ["first", "second", f"lag in {axis}", "p (Holm)", "order"]
+    return Table(title=title, head=head, rows=rows, notes=notes, folded=folded)
 
 
 def step_text(item: Interval, *, signed: bool = False) -> str:
@@ -166,7 +185,7 @@ def n_text(series: Series) -> str:
 def _dips(found: Timeline) -> Section:
     title = "Dip and recovery"
     if "dynamics" in found.missing:
-        return absent(title, found.missing["dynamics"])
+        return Section(id="dips", title=title, command=found.missing["dynamics"])
     rows = [
         [
             dip.curve, dip.label, _stable(dip.label_share), decimal(100 * dip.depth if dip.unit == "share" else dip.depth, 1), decimal(dip.trough_step, 0),
@@ -180,7 +199,19 @@ def _dips(found: Timeline) -> Section:
         "Stable: share of resampled curves, each for itself, that have the class; below 50 % the class is unstable. Depth and gain in "
         "points for shares. The classes and their tests are those of mechprobe dynamics."
     )
-    return Section(title, "", [], [], [Table("Curves", head, rows, [note])])
+    table = Table(title="Curves", head=head, rows=rows, notes=[note], folded=False)
+    return Section(id="dips", title=title, says=dips_sentence(found), tables=[table])
+
+
+def dips_sentence(found: Timeline) -> str:
+    """How many curves have each class."""
+    counts = Counter(dip.label for dip in found.dips)
+    classes = listing(f"{n} {label}" for label, n in counts.most_common())
+    return (
+        f"Of {len(found.dips)} curves of scores, by class: {classes}."
+        if counts
+        else "No curve of scores was classified."
+    )
 
 
 def _stable(share: float) -> str:
@@ -206,7 +237,7 @@ def _values(arm: str, course: ArmTimeline, panels: Sequence[str]) -> Table:
         for each in course.series
         if each.unranked and each.panel in panels
     ]
-    return Table(f"Values by step: {arm}", head, rows, notes, folded=True)
+    return Table(title=f"Values by step: {arm}", head=head, rows=rows, notes=notes)
 
 
 def _shown(value: Interval | None, series: Series) -> Sequence[Any] | None:

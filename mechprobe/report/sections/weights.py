@@ -4,8 +4,9 @@ from math import isfinite
 
 from mechprobe.drift.weights.result import WeightsResult
 from mechprobe.emergence.arms import arm_of, last_of_arms
-from mechprobe.formatting import MISSING
-from mechprobe.report.sections.drift_parts import Picture, Section, Table, absent, digits, null_text
+from mechprobe.formatting import MISSING, listing
+from mechprobe.report.result import Picture, Section, Table
+from mechprobe.report.sections.parts import digits, null_text
 
 _SPECTRAL = {
     "stable_rank": ("stable rank", 1), "effective_rank": ("effective rank", 1), "sv_change": ("change of σ(W) %", 100),
@@ -15,14 +16,15 @@ _SPECTRAL = {
 
 def weights_section(found: WeightsResult | None) -> Section:
     """The update of every model with its null, and pairs of updates."""
-    title = "3. Weights: the update ΔW from base"
+    title = "Weights: the update ΔW from base"
     if found is None:
-        return absent(title, "mechprobe weights")
+        return Section(id="weights", title=title, command="mechprobe weights")
     totals = {name: found.models[name].total for name in found.names}
     models = Table(
-        "Updates of all weights",
-        ["model", "‖ΔW‖/‖W‖ %", "unchanged %", "below bf16 %", "sign flips %", *(label for label, _ in _SPECTRAL.values())],
-        [
+        title="Updates of all weights",
+        folded=False,
+        head=["model", "‖ΔW‖/‖W‖ %", "unchanged %", "below bf16 %", "sign flips %", *(label for label, _ in _SPECTRAL.values())],
+        rows=[
             [
                 name, digits(100 * total.relative_norm), digits(100 * total.unchanged), digits(100 * total.below_bf16),
                 digits(100 * total.sign_flips),
@@ -30,7 +32,7 @@ def weights_section(found: WeightsResult | None) -> Section:
             ]
             for name, total in totals.items()
         ],
-        [
+        notes=[
             f"{found.n:,} parameters in {found.n_weights:,} weights. Spectral numbers are means over the changed matrices, with the range "
             f"of random updates of equal norm in brackets; k = {found.top_k}. Weights have no sampling error: the range is that of the null."
         ],
@@ -42,13 +44,17 @@ def weights_section(found: WeightsResult | None) -> Section:
             f"standard error of the nuclear norm up to {100 * found.error_nuclear:.1g} %."
         )
     pictures = [
-        Picture("updates", "Relative norm of the update by layer and module type",
-                "Frobenius norm of the update over that of base's weight, in percent, by layer and module type."),
-        Picture("update_ranks", "Rank and place of the update by module type",
-                "Stable rank of the update, and its share inside base's top singular subspaces on both sides. Grey: the range of random "
+        Picture(name="updates", title="Relative norm of the update by layer and module type",
+                caption="Frobenius norm of the update over that of base's weight, in percent, by layer and module type."),
+        Picture(name="update_ranks", title="Rank and place of the update by module type",
+                caption="Stable rank of the update, and its share inside base's top singular subspaces on both sides. Grey: the range of random "
                 "updates of the same shape and norm. Below the grey marks on the left, an update has fewer directions than chance."),
     ]  # fmt: skip
-    return Section(title, "", text, pictures, [models, *_pairs(found)])
+    sizes = listing(f"{digits(100 * totals[name].relative_norm)} % for {name}" for name in last_of_arms(found.names))
+    says = f"The update of all weights has, of the norm of {found.base}'s weights, {sizes}." if sizes else ""
+    return Section(
+        id="weights", title=title, says=says, paragraphs=text, pictures=pictures, tables=[models, *_pairs(found)]
+    )
 
 
 def _pairs(found: WeightsResult) -> list[Table]:
@@ -76,4 +82,5 @@ def _pairs(found: WeightsResult) -> list[Table]:
     )
     more = len(found.pairs) - len(shown)
     notes = [note, *([f"Further pairs ({more}) are in weights.json."] if more else [])]
-    return [Table("Pairs of updates", ["updates", "cosine", "overlap left %", "overlap right %"], rows, notes)]
+    head = ["updates", "cosine", "overlap left %", "overlap right %"]
+    return [Table(title="Pairs of updates", head=head, rows=rows, notes=notes)]

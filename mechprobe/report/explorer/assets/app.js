@@ -3,7 +3,8 @@
 
 const KEYS = [
   ["j, k", "next and previous feature of the table"],
-  ["Enter", "open the marked feature"],
+  ["↑, ↓, Enter", "in the table: mark a feature, and open it"],
+  ["←, →", "in the headings: the next column, which Enter sorts"],
   ["/", "search"],
   ["c", "put the next feature beside the open one"],
   ["d", "contexts: activation, or difference from base"],
@@ -29,24 +30,27 @@ app.update = (before) => {
     applyFilters(state);
     const { n_features: all } = explorer.table;
     document.getElementById("count").textContent =
-      `${thousands(app.order.length)} of ${thousands(explorer.table.feature.length)} live features (${thousands(all)} in all)`;
+      `${thousands(app.order.length)} of ${thousands(explorer.table.feature.length)} live features (${thousands(all)} with dead ones)`;
     app.grid.show(app.order, state.sort);
     showFilters(state);
   }
   for (const plot of app.plots) plot.show(app.shown, brushOf(plot), state.open);
   if (changed("open", "pin")) openFeatures();
+  else if (changed("difference") && state.open >= 0 && app.features) showFeatures();
 };
 
 async function openFeatures() {
   const { open, pin } = app.state;
   const pane = document.getElementById("pane");
   const number = ++app.opening;
+  const left = pane.contains(document.activeElement);
   app.grid.mark(open);
   document.body.classList.toggle("opened", open >= 0);
   pane.hidden = open < 0;
   if (open < 0) {
     document.body.classList.remove("two");
     pane.replaceChildren();
+    if (left) app.grid.frame.focus();
     return;
   }
   const places = pin >= 0 && pin !== open ? [pin, open] : [open];
@@ -63,22 +67,22 @@ async function openFeatures() {
 
 function showFeatures() {
   const actions = {
-    difference: (on) => {
-      app.difference = on;
-      showFeatures();
-    },
+    difference: (difference) => app.change({ difference }),
     pin: (place) => app.change({ pin: app.state.pin === place ? -1 : place }),
     close: (place) => app.change(place === app.state.pin ? { pin: -1 } : { open: app.state.pin, pin: -1 }),
   };
   const waiting = app.state.pin >= 0 && app.features.length === 1;
   const pane = document.getElementById("pane");
   document.body.classList.toggle("two", app.features.length > 1);
-  pane.replaceChildren(
-    ...(waiting ? [el("p.soft.hint", { role: "status" }, "Choose another feature in the table to compare.")] : []),
-    ...app.features.map((feature) =>
-      featurePage(feature, { difference: Boolean(app.difference), pinned: feature.place === app.state.pin, actions }),
+  document.body.classList.toggle("choosing", waiting);
+  const { difference, pin } = app.state;
+  keepingFocus(pane, () =>
+    pane.replaceChildren(
+      ...(waiting ? [el("p.soft.hint", { role: "status" }, "Choose another feature in the table to compare.")] : []),
+      ...app.features.map((feature) => featurePage(feature, { difference, pinned: feature.place === pin, actions })),
     ),
   );
+  showPeaks(pane);
 }
 
 function exportTable() {
@@ -148,7 +152,16 @@ function showKeys() {
     ),
     list(KEYS, "kbd"),
     list(TERMS, "b"),
-    el("p.soft", {}, "Drag in a plot to select features; the address of the page keeps what is shown."),
+    el(
+      "p.soft",
+      {},
+      "Drag in a plot to select features; Ranges limits the same numbers by keyboard. Rings mark selected features. " +
+        "The address of the page keeps what is shown. For other viewers, the run folder has the same data as Parquet: ",
+      el("code", {}, "features/table.parquet"),
+      " and ",
+      el("code", {}, "contexts/*.parquet"),
+      ".",
+    ),
   );
   dialog.showModal();
 }
@@ -156,7 +169,10 @@ function showKeys() {
 function pressed(event) {
   const typing = event.target.matches("input, select, textarea");
   if (event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.key === "Escape" && typing) event.target.blur();
+  if (event.key === "Escape" && typing) {
+    event.preventDefault(); // the browser would empty the search, and the table would stay filtered
+    event.target.blur();
+  }
   if (typing || document.getElementById("keys").open) return;
   const actions = {
     j: () => app.open(app.grid.beside(1)),
@@ -165,10 +181,7 @@ function pressed(event) {
     "?": showKeys,
     t: toggleTheme,
     c: () => app.state.open >= 0 && app.change({ pin: app.state.pin === app.state.open ? -1 : app.state.open }),
-    d: () => {
-      app.difference = !app.difference;
-      if (app.state.open >= 0) showFeatures();
-    },
+    d: () => app.state.open >= 0 && app.change({ difference: !app.state.difference }),
     Escape: () => app.state.open >= 0 && app.change({ open: -1, pin: -1 }),
   };
   const moves = { ArrowDown: 1, ArrowUp: -1 };
@@ -182,20 +195,23 @@ function pressed(event) {
   }
 }
 
+// Show all features again; what is open and how it is shown stays.
+function reset() {
+  const { open, pin, model, corners, difference } = app.state;
+  app.change({ ...EMPTY, open, pin, model, corners, difference });
+}
+
 explorer.started = () => {
   app.state = { ...EMPTY, ...readFragment() };
   app.grid = new Grid(document.getElementById("grid"), gridColumns(), {
     sort: (key) => app.change({ sort: app.state.sort === `-${key}` ? key : app.state.sort === key ? "" : `-${key}` }),
     open: app.open,
+    reset,
   });
   buildFilters();
   app.update(null);
   document.getElementById("search").addEventListener("input", (event) => app.change({ query: event.target.value }));
-  document
-    .getElementById("reset")
-    .addEventListener("click", () =>
-      app.change({ ...EMPTY, open: app.state.open, pin: app.state.pin, model: app.state.model, corners: app.state.corners }),
-    );
+  document.getElementById("reset").addEventListener("click", reset);
   document.getElementById("csv").addEventListener("click", exportTable);
   document.getElementById("theme").addEventListener("click", toggleTheme);
   document.getElementById("help").addEventListener("click", showKeys);

@@ -37,7 +37,7 @@ function contextBlock(context, difference) {
       if (name !== base)
         lines.push(
           contextLine(
-            `${name} − ${base}`,
+            differenceName(name),
             context,
             values.map((value, i) => value - context.values[base][i]),
             largest,
@@ -99,6 +99,21 @@ function contextLine(name, context, values, largest, { peak = false, difference 
     el("span.tokens", {}, runs),
     el("span.soft.end", {}, difference ? signed(end) : number(end)),
   );
+}
+
+// The name of a model's difference from base, in the 13 letters that have room before a line.
+function differenceName(name) {
+  const full = `${name} − ${explorer.table.base}`;
+  return full.length > 13 ? `Δ ${short(name, 11)}` : full;
+}
+
+// Scroll each context that is wider than its place so that its peak is in view.
+function showPeaks(holder) {
+  const boxes = Array.from(holder.querySelectorAll(".lines"), (box) => {
+    const peak = box.querySelector(".peak");
+    return [box, peak && box.scrollWidth > box.clientWidth ? peak.offsetLeft + peak.offsetWidth - 0.75 * box.clientWidth : 0];
+  });
+  for (const [box, left] of boxes) if (left > 0) box.scrollLeft = left;
 }
 
 // The value that is farthest from 0.

@@ -39,15 +39,16 @@ function gridColumns() {
       width: 88,
       text: (place) => (table.rank[place] < 0 ? "" : String(table.rank[place] + 1)),
     });
-  columns.push({
-    ...text("tokens", "active at", 190, () => "", "First tokens of the contexts"),
-    node: (place) =>
-      el(
-        "span.tokens",
-        {},
-        firstTokens(place).map((token) => el("span.chip", {}, visible(token))),
-      ),
-  });
+  if (table.has_contexts)
+    columns.push({
+      ...text("tokens", "active at", 190, () => "", "First tokens of the contexts"),
+      node: (place) =>
+        el(
+          "span.tokens",
+          {},
+          firstTokens(place).map((token) => el("span.chip", {}, visible(token))),
+        ),
+    });
   if (Object.keys(table.labels).length)
     columns.push(
       text("label", "label", 180, (place) => inert(table.labels[table.feature[place]] || ""), "Labels are not verified"),
@@ -57,10 +58,16 @@ function gridColumns() {
       key,
       title,
       help: inert(help),
-      width: Math.max(86, 14 + 8.2 * title.length),
-      text: (place) => (key.startsWith("density") ? percent(table.values[key][place]) : number(table.values[key][place])),
+      width: Math.min(190, Math.max(86, 28 + 8.5 * inert(title).length)),
+      text: (place) => inColumn(key, table.values[key][place]),
     });
   return columns;
+}
+
+// A number of the table: shares of norms and latent scaling have two decimals, densities and attribution three.
+function inColumn(key, value) {
+  if (key.startsWith("density")) return Number.isFinite(value) ? `${fixed(100 * value, 3)} %` : "–";
+  return fixed(value, /^(nrn|mas|nu)_/.test(key) ? 2 : 3);
 }
 
 function buildFilters() {
@@ -83,7 +90,8 @@ function buildFilters() {
             }),
         },
         el("i.dot", { "--dot": classColor(name) }),
-        `${inert(name)} `,
+        el("span.text", { title: inert(name) }, inert(name)),
+        " ",
         el("span.soft", {}, thousands(counts[number])),
       ),
   );
@@ -91,6 +99,7 @@ function buildFilters() {
     ? el(
         "button.chip",
         { type: "button", id: "selected", "aria-pressed": "false", onclick: () => app.change({ selected: !app.state.selected }) },
+        el("i.dot.ring"),
         "selected ",
         el("span.soft", {}, thousands(table.selection.n)),
       )
@@ -109,13 +118,19 @@ function buildFilters() {
     return el("div.limit", { title: inert(help) }, el("span", {}, inert(title)), input(0, "least"), input(1, "most"));
   });
   const box = document.getElementById("filters");
+  const wasOpen = box.querySelector("details")?.open;
   box.replaceChildren(
     el(
       "div.chips",
-      { role: "group", "aria-label": "Classes" },
+      { role: "group", "aria-label": "Classes and selection" },
       [...chips, selected].filter((chip) => chip),
     ),
-    el("details", {}, el("summary", {}, "Ranges"), el("div.limits", {}, limits)),
+    el(
+      "details",
+      { open: wasOpen },
+      el("summary", {}, "Ranges ", el("span.set", { id: "ranges" })),
+      el("div.limits", {}, limits),
+    ),
   );
 }
 
@@ -130,7 +145,7 @@ function chooser(label, names, value, chosen) {
   return el(
     "select",
     { "aria-label": label, onchange: (event) => chosen(event.target.value) },
-    names.map((name) => el("option", { value: name, selected: name === value }, inert(name))),
+    names.map((name) => el("option", { value: name, selected: name === value }, short(name, 30))),
   );
 }
 
@@ -152,6 +167,7 @@ function buildPlots() {
     plot.kind = "ternary";
     app.plots.push(plot);
   }
+  if (!tuned.length) return showPlots();
   const name = model || tuned[tuned.length - 1];
   const key = `nrn_${name}`;
   const controls = tuned.length > 1 ? [chooser("Tuned model", tuned, name, (chosen) => app.change({ model: chosen }))] : [];
@@ -166,7 +182,12 @@ function buildPlots() {
   plot.kind = "nrn";
   plot.key = key;
   app.plots.push(plot);
-  document.getElementById("plots").replaceChildren(...app.plots.map(({ node }) => node));
+  showPlots();
+}
+
+function showPlots() {
+  const holder = document.getElementById("plots");
+  keepingFocus(holder, () => holder.replaceChildren(...app.plots.map(({ node }) => node)));
 }
 
 function brushOf(plot) {
@@ -184,6 +205,8 @@ function showFilters(state) {
   document.getElementById("selected")?.setAttribute("aria-pressed", String(state.selected));
   const search = document.getElementById("search");
   if (search.value !== state.query) search.value = state.query;
+  const set = Object.keys(state.ranges).length;
+  document.getElementById("ranges").textContent = set ? `(${set} set)` : "";
   for (const input of document.querySelectorAll("[data-end]")) {
     const value = state.ranges[input.dataset.key]?.[Number(input.dataset.end)];
     input.value = Number.isFinite(value) ? value : "";

@@ -1,4 +1,4 @@
-// The page of one feature, and the same as Markdown.
+// The page of one feature.
 "use strict";
 
 const pairOf = (details, kind, a, b) => details[`${kind}_${a}_${b}`] ?? details[`${kind}_${b}_${a}`];
@@ -38,7 +38,7 @@ function modelColumns(details) {
 function modelTable(feature) {
   const { models } = explorer.table;
   const columns = modelColumns(feature.details);
-  const widest = Math.max(...models.map((name) => feature.details[`norm_l1_${name}`]));
+  const widest = Math.max(...models.map((name) => feature.details[`norm_l1_${name}`] || 0));
   const head = headRow("model", ...columns.map(([title, help]) => el("th", { scope: "col", title: help }, title)));
   const rows = ["joint", ...models].map((name) =>
     el(
@@ -49,7 +49,7 @@ function modelTable(feature) {
         const found = name === "joint" && index < 7 ? NaN : value(name);
         const bar =
           title === "decoder norm" && name !== "joint"
-            ? el("span.bar", { "--share": found / widest, "--dot": modelColor(name), "aria-hidden": "true" })
+            ? el("span.bar", { "--share": found / widest || 0, "--dot": modelColor(name), "aria-hidden": "true" })
             : null;
         return el("td", {}, name === "joint" && index < 7 ? "" : write(found), bar);
       }),
@@ -116,60 +116,10 @@ function editTable(edits) {
   return scrolled("Edits", el("table.numbers", {}, headRow("edit", "set", "pooled", ...named), el("tbody", {}, rows)));
 }
 
-const NO_MATCH = "No feature of the dictionaries over checkpoints has a decoder in base like this one's.";
-
-// Decoder norms of the matched feature of the dictionary over checkpoints, and its cosine to base's decoder.
-function courseSection({ arm, matched, cosine, progress, models, norms, cosines }) {
-  const [width, height, left, top] = [330, 130, 44, 12];
-  const chart = (values, lowest, highest, name, color) => {
-    const x = (i) => left + (width - left - 14) * progress[i];
-    const y = (value) => top + (height - top - 26) * (1 - (value - lowest) / (highest - lowest));
-    const drawn = svg("svg", {
-      viewBox: `0 0 ${width} ${height}`,
-      role: "img",
-      class: "chart",
-      "aria-label": `${name} by checkpoint: ${models.map((model, i) => `${inert(model)} ${number(values[i])}`).join(", ")}`,
-    });
-    for (const tick of [lowest, (lowest + highest) / 2, highest]) {
-      drawn.append(svg("line", { x1: left, x2: width - 14, y1: y(tick), y2: y(tick), class: "rule" }));
-      const text = svg("text", { x: left - 6, y: y(tick) + 4, "text-anchor": "end" });
-      text.textContent = number(tick);
-      drawn.append(text);
-    }
-    drawn.append(
-      svg("polyline", { points: values.map((value, i) => `${x(i)},${y(value)}`).join(" "), class: "course", stroke: color }),
-    );
-    values.forEach((value, i) => {
-      const title = svg("title");
-      title.textContent = `${inert(models[i])}: ${number(value)}`;
-      drawn.append(svg("circle", { cx: x(i), cy: y(value), r: 3.5, fill: color }, title));
-    });
-    for (const [i, anchor] of [
-      [0, "start"],
-      [models.length - 1, "end"],
-    ]) {
-      const text = svg("text", { x: x(i), y: height - 6, "text-anchor": anchor });
-      text.textContent = inert(models[i]);
-      drawn.append(text);
-    }
-    return el("figure", {}, el("figcaption.soft", {}, name), drawn);
-  };
-  const color = modelColor(arm);
-  return el(
-    "div.charts",
-    {},
-    el(
-      "p.soft",
-      {},
-      `Arm ${inert(arm)}: feature ${matched} of the dictionary over checkpoints, whose decoder in base has the cosine ${number(cosine)} with this feature's.`,
-    ),
-    chart(norms, 0, Math.max(...norms) * 1.05, "decoder norm (L1)", color),
-    chart(cosines, cosines.some((value) => value < 0) ? -1 : 0, 1, "cosine to base's decoder", color),
-  );
-}
-
-function section(title, note, ...content) {
-  return el("section", {}, el("h3", {}, title), note ? el("p.soft", {}, note) : null, content);
+// Sections have fixed rows, so that those of two features stand beside each other.
+function section(kind, title, note, ...content) {
+  const heading = title instanceof Node ? title : el("h3", { tabindex: -1 }, title);
+  return el(`section.${kind}`, {}, heading, note ? el("p.soft", {}, note) : null, content);
 }
 
 function factsLine(feature) {
@@ -181,13 +131,37 @@ function factsLine(feature) {
 }
 
 function featurePage(feature, { difference, pinned, actions }) {
-  const table = explorer.table;
-  const edits = editsOf(feature);
-  const toggle = (name, on) =>
-    el("button", { type: "button", "aria-pressed": String(difference === on), onclick: () => actions.difference(on) }, name);
-  return el(
+  const page = el(
     "article.feature",
     { "aria-label": `Feature ${feature.id}`, tabindex: -1 },
+    feature.label
+      ? el("p.label", {}, inert(feature.label), el("span.soft", {}, ` label by ${inert(explorer.table.labeler)}, not verified`))
+      : null,
+    factsLine(feature),
+    featureSections(feature, difference, actions),
+  );
+  page.prepend(featureTitle(feature, page, pinned, actions));
+  return page;
+}
+
+// Stays in view, with a button for every section.
+function featureTitle(feature, page, pinned, actions) {
+  const jumps = Array.from(page.querySelectorAll("h3"), (heading) =>
+    el(
+      "button",
+      {
+        type: "button",
+        onclick: () => {
+          heading.scrollIntoView({ block: "start" });
+          heading.focus({ preventScroll: true });
+        },
+      },
+      heading.textContent,
+    ),
+  );
+  return el(
+    "div.bar-top",
+    {},
     el(
       "div.title",
       {},
@@ -210,16 +184,26 @@ function featurePage(feature, { difference, pinned, actions }) {
         "✕",
       ),
     ),
-    feature.label
-      ? el("p.label", {}, inert(feature.label), el("span.soft", {}, ` label by ${inert(table.labeler)}, not verified`))
-      : null,
-    factsLine(feature),
-    section("Models", null, modelTable(feature)),
+    jumps.length > 2 ? el("nav.jumps", { "aria-label": `Sections of feature ${feature.id}` }, jumps) : null,
+  );
+}
+
+function featureSections(feature, difference, actions) {
+  const table = explorer.table;
+  const edits = editsOf(feature);
+  return [
+    section("models", "Models", null, modelTable(feature)),
     table.arms.length
-      ? section("Checkpoints", feature.courses.length ? null : NO_MATCH, feature.courses.map(courseSection))
+      ? section(
+          "courses",
+          "Checkpoints",
+          feature.courses.length ? null : NO_MATCH,
+          feature.courses.length ? courseCharts(feature.courses) : null,
+        )
       : null,
     feature.promoted.length
       ? section(
+          "promotes",
           "Promoted tokens",
           "The decoder through each model's unembedding. Later blocks are skipped. Underlined tokens are not among those of base.",
           promotedTable(feature),
@@ -227,107 +211,57 @@ function featurePage(feature, { difference, pinned, actions }) {
       : null,
     table.tasks.length
       ? section(
-          "Attribution per task",
-          "Over the samples that base gets wrong and the tuned model gets right. Bars compare the tasks of a column.",
+          "attribution",
+          "Attribution",
+          "Per task, over the samples that base gets wrong and the tuned model gets right. Bars compare the tasks of a column.",
           attributionTable(feature),
         )
       : null,
-    edits.length
-      ? section(
-          "Edits",
-          null,
-          el(
-            "details",
-            {},
-            el("summary", {}, `${edits.length} edits of sets that contain this feature`),
-            el("p.soft", {}, "Changes of accuracy in points, with 95 % intervals."),
-            editTable(edits),
-          ),
-        )
-      : null,
-    el(
-      "section",
-      {},
-      el(
-        "div.title",
-        {},
-        el("h3", {}, "Contexts"),
-        el("span.fill"),
-        feature.contexts.length
-          ? el(
-              "div.choice",
-              { role: "group", "aria-label": "Contexts show" },
-              toggle("Activation", false),
-              toggle(`Difference from ${inert(table.base)}`, true),
-            )
-          : null,
-      ),
-      feature.contexts.length
-        ? el(
-            "p.soft",
-            {},
-            difference
-              ? "Blue tokens are more active than in base, orange ones less. "
-              : "The shade is the activation as a share of the largest in the context. ",
-            `Read-out of single models: ${inert(table.readout)}. A bar marks where a response begins.`,
-          )
-        : el(
-            "p.soft",
-            {},
-            "No contexts were kept. ",
-            el("code", {}, "mechprobe features"),
-            " with the models writes them; then make the report again.",
-          ),
-      contextSections(feature, difference),
-    ),
+    edits.length ? section("edits", "Edits", editNote(edits), editDetails(edits)) : null,
+    section("contexts", contextTitle(feature, difference, actions), contextNote(feature, difference), contextSections(feature, difference)),
+  ];
+}
+
+function editNote(edits) {
+  const change = (edit) => `${inert(edit.title)} ${edit.pooled.replaceAll("-", "−")}`;
+  const alone = edits.filter(({ size }) => size === 1);
+  const text = "Changes of accuracy in points, with 95 % intervals.";
+  return alone.length ? `${text} This feature alone: ${alone.map(change).join("; ")}.` : text;
+}
+
+function editDetails(edits) {
+  return el(
+    "details",
+    { open: app.editsOpen, ontoggle: (event) => (app.editsOpen = event.target.open) },
+    el("summary", {}, `${edits.length} edits of sets that contain this feature`),
+    editTable(edits),
   );
 }
 
-function tableMarkdown(titles, rows) {
-  const written = (cells) => `| ${cells.join(" | ")} |`;
-  return [written(titles), written(titles.map(() => "---")), ...rows.map(written)].join("\n");
+function contextTitle(feature, difference, actions) {
+  const toggle = (name, on) =>
+    el("button", { type: "button", "aria-pressed": String(difference === on), onclick: () => actions.difference(on) }, name);
+  const choice = el(
+    "div.choice",
+    { role: "group", "aria-label": "Contexts show" },
+    toggle("Activation", false),
+    toggle(`Difference from ${short(explorer.table.base)}`, true),
+  );
+  return el("div.title", {}, el("h3", { tabindex: -1 }, "Contexts"), el("span.fill"), feature.contexts.length ? choice : null);
 }
 
-function markdownOf(feature) {
-  const table = explorer.table;
-  const columns = modelColumns(feature.details);
-  const names = Object.keys(table.rankings);
-  const parts = [
-    `## Feature ${feature.id}${feature.label ? `: ${escaped(feature.label)}` : ""}`,
-    `Run ${escaped(table.run)}; class ${escaped(feature.class)}; ${feature.rank >= 0 ? `selected, ${feature.rank + 1} of ${table.selection.n}` : "not selected"}; active on ${percent(feature.details.density_joint)} of tokens.`,
-    tableMarkdown(
-      ["model", ...columns.map(([title]) => title)],
-      table.models.map((name) => [escaped(name), ...columns.map(([, , value, write]) => write(value(name)))]),
-    ),
+function contextNote(feature, difference) {
+  const { readout, has_contexts: kept } = explorer.table;
+  if (feature.contexts.length) {
+    const shade = difference
+      ? "Blue tokens are more active than in base, orange ones less."
+      : "The shade is the activation as a share of the largest in the context.";
+    return `${shade} Read-out of single models: ${inert(readout)}. A bar marks where a response begins.`;
+  }
+  if (kept) return "This feature has no contexts: it is active at no token of the rows that contexts are drawn from.";
+  return [
+    "No contexts were kept. ",
+    el("code", {}, "mechprobe features"),
+    " with the models writes them; then make the report again.",
   ];
-  if (table.tasks.length)
-    parts.push(
-      tableMarkdown(
-        ["task", ...names.map((name) => table.rankings[name])],
-        table.tasks.map((task) => [escaped(task), ...names.map((name) => number(feature.details[`${name}.${task}`]))]),
-      ),
-    );
-  const edits = editsOf(feature);
-  if (edits.length)
-    parts.push(
-      tableMarkdown(
-        ["edit", "set", "pooled change in points"],
-        edits.map((edit) => [escaped(edit.title), escaped(setOf(edit)), edit.pooled]),
-      ),
-    );
-  for (const { model, promoted, suppressed } of feature.promoted) {
-    parts.push(
-      `- ${escaped(model)} promotes ${promoted.map(({ text }) => code(text)).join(" ")}; suppresses ${suppressed.map(({ text }) => code(text)).join(" ")}`,
-    );
-  }
-  for (const context of feature.contexts) {
-    const peak = Math.max(...context.values.joint);
-    parts.push(
-      `- ${context.part < 0 ? "top" : `quantile ${context.part + 1}`}, ${number(peak)}: ${code(context.tokens.map((token, i) => (i === context.peak ? `⟦${token}⟧` : token)).join(""))}`,
-    );
-  }
-  return `${parts
-    .join("\n\n")
-    .replace(/\n\n- /g, "\n- ")
-    .replace(/\n- /, "\n\n- ")}\n`;
 }

@@ -13,6 +13,7 @@ const EMPTY = {
   ternary: null,
   model: "",
   corners: [],
+  difference: false,
 };
 
 // ---- state and fragment
@@ -27,18 +28,19 @@ function readFragment() {
     if (Number.isFinite(low) || Number.isFinite(high)) ranges[key] = [low, high];
   }
   const ternary = (given.get("mas") || "").split(",").map(Number);
-  const corners = (given.get("corners") || "").split("|").filter((name) => table.models.includes(name));
+  const corners = given.getAll("corner").filter((name) => table.models.includes(name));
   return {
     open: place("f"),
     pin: place("with"),
     query: given.get("q") || "",
-    classes: (given.get("class") || "").split(",").filter((name) => table.classes.includes(name)),
+    classes: given.getAll("class").filter((name) => table.classes.includes(name)),
     selected: given.get("selected") === "1",
     sort: given.get("sort") || "",
     ranges,
     ternary: ternary.length === 4 && ternary.every(Number.isFinite) ? ternary : null,
     model: table.tuned.includes(given.get("model")) ? given.get("model") : "",
     corners: corners.length === 3 ? corners : [],
+    difference: given.get("contexts") === "difference",
   };
 }
 
@@ -48,14 +50,15 @@ function fragmentOf(state) {
   if (state.open >= 0) given.set("f", table.feature[state.open]);
   if (state.pin >= 0) given.set("with", table.feature[state.pin]);
   if (state.query) given.set("q", state.query);
-  if (state.classes.length) given.set("class", state.classes.join(","));
+  for (const name of state.classes) given.append("class", name);
   if (state.selected) given.set("selected", "1");
   if (state.sort) given.set("sort", state.sort);
   for (const [key, [low, high]] of Object.entries(state.ranges))
     given.set(key, [low, high].map((value) => (Number.isFinite(value) ? String(value) : "")).join(".."));
   if (state.ternary) given.set("mas", state.ternary.map((value) => value.toFixed(4)).join(","));
   if (state.model) given.set("model", state.model);
-  if (state.corners.length) given.set("corners", state.corners.join("|"));
+  for (const name of state.corners) given.append("corner", name);
+  if (state.difference) given.set("contexts", "difference");
   return given.toString();
 }
 

@@ -5,7 +5,7 @@ const ROW = 30;
 const SPARE_ROWS = 8;
 
 class Grid {
-  // columns: [{key, title, help, width, text(place), node?(place)}]; handlers: sort(key), open(place).
+  // columns: [{key, title, help, width, text(place), node?(place)}]; handlers: sort(key), open(place), reset().
   constructor(holder, columns, handlers) {
     Object.assign(this, { columns, handlers, order: new Uint32Array(0), current: -1, sort: "", rows: new Map() });
     this.head = el(
@@ -22,19 +22,32 @@ class Grid {
         "aria-label": "Features",
         "aria-colcount": columns.length,
         "--columns": columns.map((c) => `${c.width}px`).join(" "),
+        "--first": `${columns[0].width}px`,
       },
       el("div", { role: "rowgroup", class: "heads" }, this.head),
       this.body,
     );
+    this.empty = el(
+      "p.empty",
+      { hidden: true },
+      "No feature matches. ",
+      el("button", { type: "button", onclick: () => this.handlers.reset() }, "Show all"),
+    );
+    this.head.addEventListener("keydown", (event) => this.moved(event));
     this.frame.addEventListener("scroll", () => this.draw(), { passive: true });
     new ResizeObserver(() => this.draw()).observe(this.frame);
-    holder.replaceChildren(this.frame);
+    holder.replaceChildren(this.frame, this.empty);
   }
 
   header(column, index) {
     const button = el(
       "button",
-      { type: "button", title: column.help, tabindex: -1, onclick: () => this.handlers.sort(column.key) },
+      {
+        type: "button",
+        title: `${inert(column.title)}: ${column.help}`,
+        tabindex: index ? -1 : 0,
+        onclick: () => this.handlers.sort(column.key),
+      },
       inert(column.title),
       el("span.arrow", { "aria-hidden": "true" }),
     );
@@ -45,10 +58,22 @@ class Grid {
     );
   }
 
+  // One heading can be reached by the Tab key, the others from it by the arrow keys.
+  moved(event) {
+    const buttons = Array.from(this.head.querySelectorAll("button"));
+    const place = buttons.indexOf(document.activeElement);
+    const next = { ArrowRight: place + 1, ArrowLeft: place - 1, Home: 0, End: buttons.length - 1 }[event.key];
+    if (place < 0 || !buttons[next]) return;
+    event.preventDefault();
+    buttons.forEach((button, index) => (button.tabIndex = index === next ? 0 : -1));
+    buttons[next].focus();
+  }
+
   show(order, sort) {
     this.order = order;
     this.frame.setAttribute("aria-rowcount", order.length + 1);
     this.body.style.height = `${order.length * ROW}px`;
+    this.empty.hidden = order.length > 0;
     for (const cell of this.head.children) {
       const key = cell.dataset.key;
       const state = sort === key ? "ascending" : sort === `-${key}` ? "descending" : "none";
@@ -79,6 +104,7 @@ class Grid {
       if (!this.rows.has(index)) made.append(this.row(index));
     }
     this.body.append(made);
+    this.point();
   }
 
   row(index) {
@@ -94,6 +120,7 @@ class Grid {
       "div.row",
       {
         role: "row",
+        id: `row-${place}`,
         "aria-rowindex": index + 2,
         "aria-selected": place === this.current ? "true" : "false",
         onclick: () => this.handlers.open(place),
@@ -105,15 +132,22 @@ class Grid {
     return row;
   }
 
+  // Tell assistive software which row is marked; it can only be told of a row that is drawn.
+  point() {
+    if (this.rows.has(this.order.indexOf(this.current))) this.frame.setAttribute("aria-activedescendant", `row-${this.current}`);
+    else this.frame.removeAttribute("aria-activedescendant");
+  }
+
   // Mark a feature, and scroll to it where it is out of view.
   mark(place) {
     this.current = place;
     for (const [index, row] of this.rows) row.setAttribute("aria-selected", this.order[index] === place ? "true" : "false");
     const index = this.order.indexOf(place);
-    if (index < 0) return;
+    if (index < 0) return this.point();
     const [top, height] = [index * ROW, this.frame.clientHeight - ROW];
     if (top < this.frame.scrollTop) this.frame.scrollTop = top;
     else if (top + ROW > this.frame.scrollTop + height) this.frame.scrollTop = top + ROW - height;
+    this.draw();
   }
 
   // The feature some rows on from the marked one; the first one where none is marked.

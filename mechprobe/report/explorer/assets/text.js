@@ -9,7 +9,7 @@ function el(name, attributes = {}, ...children) {
   for (const [key, value] of Object.entries(attributes)) {
     if (key.startsWith("on")) made.addEventListener(key.slice(2), value);
     else if (key.startsWith("--")) made.style.setProperty(key, value);
-    else if (value !== null && value !== false) made.setAttribute(key, value === true ? "" : value);
+    else if (value !== null && value !== undefined && value !== false) made.setAttribute(key, value === true ? "" : value);
   }
   made.append(...children.flat(Infinity).filter((child) => child !== null && child !== false && child !== undefined));
   return made;
@@ -29,9 +29,20 @@ function inert(text) {
   return text.replace(UNSEEN, (char) => `\\x${char.codePointAt(0).toString(16).padStart(2, "0")}`);
 }
 
-// A token as the report shows it: blanks and line breaks are visible, and an empty one is ∅.
+const LONGEST_TOKEN = 80;
+
+// A token as the report shows it: blanks and line breaks are visible, an empty one is ∅, and of a long one the beginning.
 function visible(token) {
-  return inert(token.replaceAll("\n", "⏎").replaceAll("\t", "⇥").replaceAll(" ", "\u00a0")) || "∅";
+  const signs = token.length > LONGEST_TOKEN ? Array.from(token.slice(0, 2 * LONGEST_TOKEN + 2)) : [];
+  const text = signs.length > LONGEST_TOKEN ? `${signs.slice(0, LONGEST_TOKEN).join("")}…` : token;
+  return inert(text.replaceAll("\n", "⏎").replaceAll("\t", "⇥").replaceAll(" ", "\u00a0")) || "∅";
+}
+
+// A name where little room is: its two ends.
+function short(name, most = 18) {
+  const signs = Array.from(inert(name));
+  const half = Math.floor((most - 1) / 2);
+  return signs.length > most ? `${signs.slice(0, half).join("")}…${signs.slice(-half).join("")}` : signs.join("");
 }
 
 // Three digits; small numbers as 1.2e−5.
@@ -42,6 +53,9 @@ function number(value) {
   const text = size === 0 ? "0" : size < 0.001 ? value.toExponential(1) : value.toFixed(digits);
   return text.replaceAll("-", "−");
 }
+
+// With a fixed number of decimals, so that the numbers of a column stand below each other.
+const fixed = (value, decimals) => (Number.isFinite(value) ? value.toFixed(decimals).replace("-", "−") : "–");
 
 const signed = (value) => (value > 0 ? "+" : "") + number(value);
 const percent = (value) => (Number.isFinite(value) ? `${number(100 * value)} %` : "–");
@@ -63,6 +77,14 @@ function field(value) {
   if (typeof value === "number") return Number.isFinite(value) ? String(value) : "";
   const text = inert(value.replaceAll("\n", "⏎"));
   return `"${(/^[=+\-@\t\r]/.test(text) ? "'" : "") + text.replaceAll('"', '""')}"`;
+}
+
+// Make the content of a holder anew; the element that had the focus is known by its place among those that can have it.
+function keepingFocus(holder, work) {
+  const all = () => Array.from(holder.querySelectorAll("button, select, input, summary, [tabindex]"));
+  const place = all().indexOf(document.activeElement);
+  work();
+  if (place >= 0) all()[place]?.focus({ preventScroll: true });
 }
 
 function say(text) {
@@ -87,7 +109,7 @@ const KNOWN = { base: ["#5a5a5a", "#b4b8bf"], sft: ["#E69F00", "#E69F00"], rl: [
 const CYCLE = [
   ["#009E73", "#2cc79b"],
   ["#CC79A7", "#d995bb"],
-  ["#2a8ac4", "#7cc6f0"],
+  ["#56B4E9", "#bfe6ff"],
   ["#D55E00", "#f0803c"],
   ["#9a8f00", "#F0E442"],
 ];
