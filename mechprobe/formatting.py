@@ -181,11 +181,11 @@ def ordered(found: Mapping[str, Value], order: Sequence[str]) -> dict[str, Value
 
 
 def markdown_cell(value: object) -> str:
-    """Escape text to one line that cannot break a Markdown table and contains no HTML."""
-    text = escape(str(value), quote=False)
+    """Escape text to one `inert` line that cannot break a Markdown table and contains no HTML."""
+    text = escape(inert(" ".join(str(value).split())), quote=False)
     for mark in ("\\", "`", "*", "_", "[", "]", "|"):
         text = text.replace(mark, f"\\{mark}")
-    return " ".join(text.split())
+    return text
 
 
 def inert(text: str) -> str:

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,10 +55,11 @@ def recorded_hash(manifest: Mapping[str, Any]) -> str:
     return sha256_bytes(dump_json([manifest["config"], manifest["inputs"], manifest["outputs"]]).encode())
 
 
-def check_outputs(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Raise `ArtifactError` if an output of a finished stage is missing or was changed."""
-    for name, digest in manifest["outputs"].items():
-        path = folder / name
+def check_outputs(folder: Path, manifest: Mapping[str, Any], kinds: Collection[str] | None = None) -> None:
+    """Raise `ArtifactError` if an output of a finished stage is missing or was changed; ``kinds`` limits it to some endings."""
+    checked = [name for name in manifest["outputs"] if kinds is None or Path(name).suffix in kinds]
+    for name in checked:
+        path, digest = folder / name, manifest["outputs"][name]
         if not path.is_file():
             raise ArtifactError(f"{path} is missing although {folder} is finished; run the stage again with --force.")
         if sha256_file(path) != digest:
@@ -306,9 +307,8 @@ class Stage:
 
     def _refuse(self, changes: Sequence[str], finished: bool) -> None:
         shown = "; ".join(changes[:4]) + ("; ..." if len(changes) > 4 else "")
-        state = "a finished" if finished else "an unfinished"
         raise ArtifactError(
-            f"{self.folder} holds {state} stage made with other settings ({shown}); "
+            f"{self.folder} holds {'a finished' if finished else 'an unfinished'} stage made with other settings ({shown}); "
             "run it again with --force, or give another --out."
         )
 

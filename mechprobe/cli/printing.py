@@ -5,15 +5,17 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mechprobe.formatting import inert
+
 
 def say(text: str = "") -> None:
-    """One line of result on stdout, once for several processes."""
+    """Result on stdout, once for several processes, one line or several; control characters in names have no effect."""
     from mechprobe.ranks import is_first
 
     if not is_first():
         return
     _show_nothing_else()
-    sys.stdout.write(text + "\n")
+    sys.stdout.write("\n".join(map(inert, text.split("\n"))) + "\n")
 
 
 def say_json(value: Any) -> None:
@@ -54,5 +56,5 @@ def note(text: str) -> None:
         return
     if text.startswith("warning: "):
         screen.warn(text.removeprefix("warning: "))
-    sys.stderr.write(f"mechprobe: {text}\n")
+    sys.stderr.write(f"mechprobe: {inert(text)}\n")
     sys.stderr.flush()

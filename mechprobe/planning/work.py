@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import mean
+from statistics import fmean
 from typing import Any
 
 from mechprobe.data.sources import as_prompts, in_order
@@ -103,7 +103,7 @@ def count_work(
     new = min(assumed.response_tokens or config.cache.max_new_tokens, config.cache.max_new_tokens)
     n_responses = len(config.cache.responses)
     sequences = drawn * max(1, n_responses)
-    rows = round(sequences * (mean(lengths) + (new if n_responses else 0)))
+    rows = round(sequences * (fmean(lengths) + (new if n_responses else 0)))
     limit = config.cache.max_tokens
     rows = rows if limit is None else min(rows, limit)
     if not stored and n_responses:
@@ -113,13 +113,13 @@ def count_work(
     selecting = sum(len(first.samples) for first, _ in halves) if halves else len(asked) // 2
     return Workload(
         prompts=drawn,
-        prompt_tokens=float(mean(lengths)),
+        prompt_tokens=fmean(lengths),
         longest_prompt=max(lengths),
         rows=stored.get("rows", rows),
         sequences=stored.get("sequences", sequences),
         tasks=len(halves) or assumed.tasks,
         samples=len(asked),
-        task_tokens=float(mean(asked)),
+        task_tokens=fmean(asked),
         longest_task=max(asked),
         selecting=selecting,
         judging=len(asked) - selecting,

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, cast
 
+from mechprobe.formatting import inert
 from mechprobe.progress.live import Stream, can_redraw, live_lines
 from mechprobe.progress.meter import Meter
 
@@ -198,7 +199,7 @@ class Display:
 
     def _write(self, line: str) -> None:
         try:
-            self._stream.write(f"{line}\n")
+            self._stream.write(f"{inert(line)}\n")
             self._stream.flush()
         except (OSError, ValueError):  # a reader that has ended stops no work
             return

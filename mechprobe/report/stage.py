@@ -28,7 +28,8 @@ from mechprobe.report.sections.side import drift_section, dynamics_section, emer
 from mechprobe.report.tables.interventions import dose_curves, measured_collateral, size_intervals
 from mechprobe.report.timeline.build import build_timeline, stage_folders
 from mechprobe.report.timeline.result import Timeline
-from mechprobe.stage_folder import Stage
+from mechprobe.run_layout import RunLayout
+from mechprobe.stage_folder import MANIFEST, Stage, check_outputs, read_manifest
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -99,6 +100,7 @@ def report(run_dir: Path | str, config: ReportConfig | None = None) -> Path:
         ArtifactError: The folder does not exist, contains no finished stage, or contains an unreadable file.
     """
     with loading("the results of the run"):
+        check_results(run_dir)
         files = RunFiles.read(run_dir)
         config = config or ReportConfig(**files.run.get("report", {}))
         timeline = build_timeline(files.layout, files.run, files.drift.base or files.base, config.axis)
@@ -126,6 +128,17 @@ def report(run_dir: Path | str, config: ReportConfig | None = None) -> Path:
             explorer = [f"{EXPLORER}/{name}" for name in write_explorer(files, stage.folder / EXPLORER, links)]
         stage.finish(outputs=[*pages, "report.json", *pictures, *explorer])
     return files.layout.page
+
+
+def check_results(run_dir: Path | str) -> None:
+    """Check that every result file of the finished stages is as its stage wrote it.
+
+    Raises:
+        ArtifactError: One is missing or was changed.
+    """
+    for path in sorted(Path(run_dir).glob(f"*/{MANIFEST}")):
+        if path.parent != RunLayout(Path(run_dir)).report:
+            check_outputs(path.parent, read_manifest(path.parent), kinds=(".json", ".jsonl", ".parquet"))
 
 
 def report_markdown(run_dir: Path | str) -> str:

@@ -18,7 +18,8 @@ from tests.report.conftest import interventions, quality, write_run
 def judged(base: str, tuned: str, *, rank: int | None = None, edit: str = "transplant") -> dict[str, Any]:
     """Results with one verdict on each model, and one comparison in the base."""
     rows = [
-        {"model": model, "edit": edit, "task": "pooled", "verdict": verdict, "effect": [0.46, 0.39, 0.53], "n": 256, "n_features": 50}
+        {"model": model, "edit": edit, "task": "pooled", "verdict": verdict, "effect": [0.46, 0.39, 0.53], "n": 256, "n_features": 50,
+         "n_random": 99}
         for model, verdict in (("base", base), ("rl", tuned))
     ]  # fmt: skip
     compared = [{"model": "base", "edit": edit, "no_better_than": rank, "best": None, "rivals": []}]
@@ -42,7 +43,7 @@ CLAIM = "the 50 selected features cause the change from base to rl: put into bas
         ),
         (
             judged("refuted", "refuted"),
-            f"The edits refute that {CLAIM}, but this is less than a tenth of what the whole residual does.",
+            f"The edits refute that {CLAIM}; this is less than a tenth of what the whole residual does.",
         ),
         (
             judged("supported", "damage"),
@@ -61,6 +62,24 @@ CLAIM = "the 50 selected features cause the change from base to rl: put into bas
 )
 def test_the_verdict_is_one_plain_sentence(results: dict[str, Any], sentence: str) -> None:
     assert plain_verdict(results) == sentence
+
+
+def test_the_sentence_claims_no_more_than_was_measured() -> None:
+    results = judged("supported", "supported")
+    assert plain_verdict(results, trusted=False).endswith(
+        "; the crosscoder did not pass the quality gate, so this decides nothing."
+    )
+    for row in results["verdicts"]:
+        del row["n_random"]
+    assert plain_verdict(results).endswith("points, and nothing was measured beside it.")
+    alone = results | {"verdicts": results["verdicts"][:1]}
+    assert plain_verdict(alone).startswith("The edits support in base only that")
+    assert plain_verdict(alone).endswith("; rl was not tested.")
+    other = judged("not clear of 0", "a new word")
+    other["verdicts"][0]["effect"] = [-0.2, -0.3, -0.1]
+    assert plain_verdict(other).endswith(
+        "but in base, the effect goes the other way; in rl, the verdict is “a new word”."
+    )
 
 
 def test_without_a_transplant_the_first_edit_is_named() -> None:

@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given, strategies as st
 from matplotlib.figure import Figure
 
+from mechprobe.cli.printing import say
+from mechprobe.cli.show import show_lines
 from mechprobe.errors import ArtifactError
 from mechprobe.files import read_json, write_json
 from mechprobe.report import stage as render
@@ -206,12 +208,12 @@ def test_untrusted_features_are_marked(tmp_path: Path) -> None:
     assert "untrusted" in (run / "report" / "report.md").read_text()
 
 
-def test_hostile_text_stays_text(tmp_path: Path) -> None:
+def test_hostile_text_stays_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     accuracy = evaluation()
     for model in accuracy["accuracy"].values():
         model[NASTY] = model.pop("diagnostic")
     results = interventions()
-    results["verdict"] = f"Verdict {NASTY}"
+    results["verdict"] = f"Verdict {NASTY} \x1b[31m\u202e\x00"
     run = write_run(
         tmp_path / "run", examples=examples(("a", NASTY, "\n", "\x1b[31m")), evaluation=accuracy, interventions=results
     )
@@ -226,6 +228,11 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     markdown = (run / "report" / "report.md").read_text()
     assert "<img" not in markdown
     assert "</script>" not in markdown
+    shown = "\n".join(show_lines(run, verbose=True))
+    say(shown)
+    for written in (markdown, capsys.readouterr().out):
+        assert all(char.isprintable() or char in "\n\u00a0" for char in written)
+        assert "x1b[31m" in written.replace("\\", "")
 
 
 def test_a_name_that_the_font_lacks_gives_no_warning() -> None:

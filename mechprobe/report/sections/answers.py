@@ -20,7 +20,7 @@ _WIDE = 0.1
 def answers(files: RunFiles) -> list[Answer]:
     """The five answers, in order."""
     results = files.interventions
-    rows = main_rows(results) if results else []
+    rows = [row for row in main_rows(results) if None not in (row.get("effect") or [None])] if results else []
     none = [_no_verdict(files)]
     return [
         Answer(question="Which features", sentences=_which(files)),
@@ -32,7 +32,7 @@ def answers(files: RunFiles) -> list[Answer]:
 
 
 def _no_verdict(files: RunFiles) -> str:
-    trust = "" if files.trusted else " The crosscoder did not pass the quality gate, or was not measured."
+    trust = "" if files.trusted else " The crosscoder did not pass the quality gate." if files.quality else ""
     return f"No edit was judged, so nothing here is causal.{trust}"
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mechprobe.formatting import decimal, interval, listing, percent, points
+from mechprobe.interventions.verdicts.rule import DAMAGE
 from mechprobe.report.result import FirstScreen, Gate, JsonObject, KeyNumber, Link, Picture, Section
 from mechprobe.report.run_files import RunFiles
 from mechprobe.report.sections.answers import answers
@@ -17,7 +18,7 @@ Row = Mapping[str, Any]
 def first_screen(files: RunFiles, sections: list[Section]) -> FirstScreen:
     """What the page says before anything else. ``sections`` are those of the page, for a figure where there is no verdict."""
     results = files.interventions
-    sentence = plain_verdict(results) if results else ""
+    sentence = plain_verdict(results, trusted=files.trusted) if results else ""
     return FirstScreen(
         sentence=sentence or _none_yet(files),
         figure=_figure(files, sections),
@@ -31,7 +32,7 @@ def _none_yet(files: RunFiles) -> str:
     if files.interventions:
         return "The interventions ran, and no edit was judged, so there is no causal verdict."
     command = files.stages["intervene"].place.command
-    return f"No causal verdict yet: `{command}` gives it, and until then everything below is correlational."
+    return f"No causal verdict yet: `{command}` gives it."
 
 
 def _figure(files: RunFiles, sections: list[Section]) -> Picture | None:
@@ -75,6 +76,7 @@ def _effect_number(row: Row, base: str) -> KeyNumber:
         details=[
             _interval_words(change),
             *([f"{interval(share)} % of the ceiling"] if share else []),
+            *(["the edit damages the model"] if row["verdict"] == DAMAGE else []),
             f"n = {row['n']:,}",
         ],
     )
@@ -136,9 +138,9 @@ def _early_numbers(files: RunFiles) -> list[KeyNumber]:
             for task, first in accuracy[files.base].items()
             if task in accuracy[name]
         ]
-        _, name, task = max(gains)
+        most, name, task = max(gains)
         cells = accuracy[name][task], accuracy[files.base][task]
-        found.append(KeyNumber(label=f"Largest gain: {name} on {task}", value=f"{percent(cells[1].value)} → {percent(cells[0].value)} %",
+        found.append(KeyNumber(label=f"{'Largest gain' if most > 0 else 'No model gains; best'}: {name} on {task}", value=f"{percent(cells[1].value)} → {percent(cells[0].value)} %",
                                details=[f"95 % interval {interval(cells[0]).partition(' (')[2].rstrip(')')}", f"{files.base} {interval(cells[1])} %", f"n = {cells[0].n:,}"]))  # fmt: skip
     if files.ceilings:
         site = files.ceilings.sites[files.ceilings.chosen]

@@ -26,6 +26,7 @@ _REASONS = {
     CANNOT_TELL: "replacing the whole residual at this site moves too little",
 }
 """Verdict → what keeps the claim from being shown."""
+_CONTROLS = ("n_random", "n_rescaled", "n_equal_norm", "n_shifted")
 _AS_MUCH = {LIKE_RANDOM: "random sets of features", LIKE_EQUAL_NORM: "other changes of the same size"}
 """Verdict → what does as much as the features."""
 
@@ -50,8 +51,13 @@ def comparison_of(results: Row, row: Row) -> Row | None:
     return same[0] if same else None
 
 
-def plain_verdict(results: Row) -> str:
-    """One sentence: whether the features cause the change, by how much, and what speaks against it; empty without a verdict."""
+def plain_verdict(results: Row, *, trusted: bool = True) -> str:
+    """One sentence: whether the features cause the change, by how much, and what speaks against it; empty without a verdict.
+
+    Args:
+        results: The content of ``interventions/results.json``.
+        trusted: Whether the crosscoder passed the quality gate.
+    """
     rows = main_rows(results)
     if not rows:
         return ""
@@ -62,10 +68,25 @@ def plain_verdict(results: Row) -> str:
     effects = [f"{_done(row, base)} {_change(row, base)} points" for row in rows]
     effects[0] = effects[0].replace(" by ", " they change accuracy by ", 1)
     against = _against(results, rows)
-    return f"{_lead(verdicts)} {claim}: {', '.join(effects)}{f', but {against}' if against else ', more than under every control'}."
+    refuted = all(verdict == REFUTED for verdict in verdicts)
+    said = f"{'; ' if refuted else ', but '}{against}" if against else f", {_beside(results, rows)}"
+    untested = [model for model in results["pair"] if model not in {row["model"] for row in rows}]
+    said += "".join(f"; {model} was not tested" for model in untested)
+    said += "" if trusted else "; the crosscoder did not pass the quality gate, so this decides nothing"
+    return f"{_lead(verdicts, [row['model'] for row in rows])} {claim}: {', '.join(effects)}{said}."
 
 
-def _lead(verdicts: Sequence[str]) -> str:
+def _beside(results: Row, rows: Sequence[Row]) -> str:
+    """What a claim that nothing speaks against was compared with."""
+    if all(any(row.get(n) for n in _CONTROLS) for row in rows):
+        return "more than under every control"
+    compared = any((comparison_of(results, row) or {}).get("rivals") for row in rows)
+    return "more than under the controls that were measured" if compared else "and nothing was measured beside it"
+
+
+def _lead(verdicts: Sequence[str], models: Sequence[str]) -> str:
+    if len(models) == 1 and verdicts[0] in _SHOWN:
+        return f"The edits support in {models[0]} only that"
     if all(verdict in _SHOWN for verdict in verdicts):
         return "The edits support in part that" if IN_PART in verdicts else "The edits support that"
     if all(verdict == REFUTED for verdict in verdicts):
@@ -84,6 +105,12 @@ def _done(row: Row, base: str) -> str:
     return f"put into {base} by" if row["model"] == base else f"taken out of {row['model']} by"
 
 
+def _below_zero(row: Row) -> bool:
+    """Whether the whole interval of an effect is against the claimed direction."""
+    high = (row.get("effect") or [None] * 3)[2]
+    return high is not None and high < 0
+
+
 def _change(row: Row, base: str) -> str:
     """The change of accuracy in points; effects are in the claimed direction, which is a loss in the tuned model."""
     value = (row.get("effect") or [None])[0]
@@ -100,7 +127,9 @@ def _against(results: Row, rows: Sequence[Row]) -> str:
 
 def _reason(results: Row, row: Row) -> str:
     verdict = str(row["verdict"])
-    reason = _REASONS.get(verdict, "")
+    reason = _REASONS.get(verdict, "" if verdict in (*_SHOWN, *_AS_MUCH) else f"the verdict is “{verdict}”")
+    if verdict == NOT_CLEAR and _below_zero(row):
+        reason = "the effect goes the other way"
     if verdict.startswith(NO_VERDICT):
         reason = f"there is no verdict ({verdict.removeprefix(NO_VERDICT)})"
     equals = [_AS_MUCH[verdict]] if verdict in _AS_MUCH else []
