@@ -135,9 +135,11 @@ def _model(device: str, dtype: str, width: int, n_layers: int) -> tuple[Any, Mod
 
     config = LlamaConfig(
         hidden_size=width, intermediate_size=3 * width, num_hidden_layers=n_layers, num_attention_heads=max(1, width // 64),
-        num_key_value_heads=max(1, width // 64), vocab_size=64, attn_implementation="eager",
+        num_key_value_heads=max(1, width // 64), vocab_size=64,
     )  # fmt: skip
-    model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).to(device)
+    model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), attn_implementation="eager").to(
+        device
+    )
     return model.eval(), ModelShape.of(config)
 
 
