@@ -170,10 +170,11 @@ def _train(scene: Scene) -> StageCost:
             )
     else:
         meter.read(scene.store_bytes * min(1.0, schedule.n_tokens / max(1, work.rows)))
+    n_tokens = schedule.n_tokens
     if dense:
-        meter.products(formulas.dense_step_flop(scene.d_all, shape.d_sae, schedule.n_tokens))
+        meter.products(formulas.dense_step_flop(scene.d_all, shape.d_sae, n_tokens))
     else:
-        meter.products(formulas.sparse_step_flop(scene.d_all, shape.d_sae, shape.k, schedule.n_tokens))
+        meter.products(formulas.sparse_step_flop(scene.d_all, shape.d_sae, shape.k, n_tokens))
     meter.move(schedule.n_tokens / schedule.step_tokens * formulas.optimizer_bytes(n_weights))
     meter.write(4 * n_weights)
     device = formulas.training_bytes(scene.d_all, shape.d_sae, schedule.batch_size, dense=dense)
