@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import warnings
@@ -339,3 +340,31 @@ def test_short_names_keep_their_label_and_long_ones_wrap() -> None:
         first, second = style.labels([f"{'a' * 40}{letter}{'c' * 40}" for letter in "xy"])
     assert "…" in first
     assert second == f"{first} (2)"
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_model_that_the_crosscoder_lacks_is_reported_too(tmp_path: Path) -> None:
+    accuracy = evaluation()
+    accuracy["accuracy"]["extra"] = accuracy["accuracy"]["rl"]
+    run = write_run(tmp_path / "run", evaluation=accuracy, examples=examples())
+    assert "extra" in report(run).read_text()
+    assert "NRN extra" not in (run / "report" / "examples.html").read_text()
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "null", None])
+@pytest.mark.usefixtures("no_figures")
+def test_a_changed_result_file_is_named(reported: Path, tmp_path: Path, content: str | None) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(reported, run)
+    names = [path for path in run.glob("*/*.json") if path.parent.name != "report" and path.name != "manifest.json"]
+    named = 0
+    for path in names:
+        listed = path.name in read_json(path.parent / "manifest.json").get("outputs", {})
+        before = path.read_bytes()
+        path.unlink() if content is None else path.write_text(content)
+        if listed:
+            named += 1
+            with pytest.raises(ArtifactError, match=path.name):
+                report(run)
+        path.write_bytes(before)
+    assert named > 3

@@ -191,6 +191,13 @@ def _draw_row(axes: Axes, row: _Row, place: float, rng: np.random.Generator) -> 
     values, spans = error_bars(row.cells)
     if row.kind == "control":
         drawn: Any = dots(axes, values, place + rng.uniform(-0.25, 0.25, len(values)), size=2.6)
+        # The largest draw decides, and may lie on the line of the ceiling.
+        most = values[np.isfinite(values)].max(initial=-np.inf)
+        ring = {"markersize": 5.5, "markerfacecolor": PAPER, "markeredgecolor": kind.color, "zorder": 3}
+        drawn = [
+            drawn,
+            *axes.plot([most] if np.isfinite(most) else [], [place] if np.isfinite(most) else [], "o", **ring),
+        ]
         y = np.full(len(values), place)  # a hand cannot tell the jitter of points
     else:
         y = np.array([place])

@@ -46,7 +46,7 @@ def examples_page(files: RunFiles, links: dict[str, bool]) -> str:
         pages=navigation(links),
         name=files.name,
         title="Features by example",
-        tuned=[name for name in files.models if name != files.base],
+        tuned=[name for name in (files.features or {}).get("models", []) if name != files.base],
         trusted=files.trusted,
         readout=(files.features or {}).get("readout", "–"),
         labeler=files.labels.labeler if files.labels else "",

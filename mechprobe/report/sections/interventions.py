@@ -91,7 +91,7 @@ def rivals_picture(results: JsonObject) -> Picture | None:
     caption = (
         "Effect of transplanting the selected features on the pooled accuracy, in the claimed direction, beside what a few directions "
         "of the difference between the models do (rivals, by rank), what is left without the features (complements), and random "
-        "controls. Intervals are 95 %. A rival of rank 1 that reaches the selected set shows that one direction is enough."
+        "controls, of which a ring marks the largest draw. Intervals are 95 %. A rival of rank 1 that reaches the selected set shows that one direction is enough."
     )
     return Picture(name="rivals", title="The selected set against rivals and controls", caption=caption)
 
