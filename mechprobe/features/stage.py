@@ -70,7 +70,7 @@ def analyze_features(
         ArtifactError: The folder holds other work, or an input folder is not a finished stage.
     """
     require_table_packages()
-    dictionary, store = _open(crosscoder, cache, device)
+    dictionary, store = open_inputs(crosscoder, cache, device)
     folder, config = Path(out), (config or FeaturesConfig()).with_site(crosscoder, store)
     if family is not None:
         family = family.subset(*dictionary.model_names)
@@ -105,7 +105,7 @@ def explain_features(
         SelectionError: A feature does not exist or is given twice.
         StoreError: The models are not those of the store.
     """
-    dictionary, store = _open(crosscoder, cache, device)
+    dictionary, store = open_inputs(crosscoder, cache, device)
     config = (config or FeaturesConfig()).with_site(crosscoder, store)
     family = family.subset(*dictionary.model_names)
     store.check_family(family)
@@ -123,7 +123,8 @@ def explain_features(
     return Path(out)
 
 
-def _open(crosscoder: Path | str, cache: Path | str, device: str) -> tuple[Crosscoder, ActivationStore]:
+def open_inputs(crosscoder: Path | str, cache: Path | str, device: str) -> tuple[Crosscoder, ActivationStore]:
+    """The crosscoder of a finished stage, of one site, and the store with the rows of its models."""
     read_manifest(crosscoder)
     dictionary = Crosscoder.load(crosscoder, device)
     dictionary.require_one_site()

@@ -86,9 +86,10 @@ def _feature_links(files: RunFiles) -> list[Link]:
 def report(run_dir: Path | str, config: ReportConfig | None = None) -> Path:
     """Write the report of a run and return the path of ``index.html``.
 
-    Beside it are ``examples.html``, ``drift.html``, ``timeline.html``, ``report.md``, ``report.json``, ``timeline.json``,
-    the figures as ``figures/*.svg``, PNG, PDF and their data as CSV, and the explorer ``features/index.html``. Without matplotlib,
-    the figures are left out and a warning is logged. Only result files are read, so neither torch nor the models are needed. If a stage has not run, its section names the command that runs it. ``report.json`` holds a
+    Beside it are ``examples.html``, ``drift.html``, ``timeline.html``, ``report.md``, ``report.json``, ``timeline.json``, the
+    figures as ``figures/*.svg``, PNG, PDF and their data as CSV, and the explorer ``features/index.html``. Without matplotlib, the
+    figures are left out and a warning is logged. Only result files are read, so neither torch nor the models are needed. If a
+    stage has not run, its section names the command that runs it. ``report.json`` holds a
     `mechprobe.report.result.Report`, ``timeline.json`` a `mechprobe.report.timeline.result.Timeline`.
 
     Args:
@@ -97,7 +98,7 @@ def report(run_dir: Path | str, config: ReportConfig | None = None) -> Path:
 
     Raises:
         ConfigError: ``run.json`` has unknown settings of the report.
-        ArtifactError: The folder does not exist, contains no finished stage, or contains an unreadable file.
+        ArtifactError: The folder does not exist, contains no finished stage, or a file that is unreadable or was changed.
     """
     with loading("the results of the run"):
         check_results(run_dir)

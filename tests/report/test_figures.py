@@ -16,7 +16,7 @@ from mechprobe.report.figures.behaviour import accuracy_figure
 from mechprobe.report.figures.drawing import Drawing, draw
 from mechprobe.report.figures.rivals import rivals_figure
 from mechprobe.report.figures.told import COLUMNS, told
-from mechprobe.report.pages.templates import asset
+from mechprobe.report.pages import theme
 from mechprobe.report.run_files import RunFiles
 from mechprobe.report.stage import draw_figures
 from mechprobe.statistics import Interval
@@ -24,10 +24,9 @@ from tests.report import test_drift_page as drift_parts
 from tests.report.conftest import write_run
 
 NASTY = "--><script>alert(1)</script>]]></svg>\x1b[31m\u202e\x00$x^2$ & \"'"
-DARK = re.findall(
-    r"--chart-(?:base|grey|ink|blue|orange|green|purple|sky|red|yellow): (#[0-9a-f]{6})",
-    asset("chart.css").splitlines()[2],
-)
+BEHIND = ("chart-light", "chart-shade", "chart-paper", "chart-grid")
+"""Colours behind what is drawn."""
+DARK = [color for name, color in theme.DARK.items() if name.startswith("chart-") and name not in BEHIND]
 ALLOWED = {"svg", "g", "path", "use", "text", "tspan", "defs", "clipPath", "rect", "circle", "title"}
 
 

@@ -19,7 +19,7 @@ def judged(base: str, tuned: str, *, rank: int | None = None, edit: str = "trans
     """Results with one verdict on each model, and one comparison in the base."""
     rows = [
         {"model": model, "edit": edit, "task": "pooled", "verdict": verdict, "effect": [0.46, 0.39, 0.53], "n": 256, "n_features": 50,
-         "n_random": 99}
+         "n_random": 99, "random_max": 0.03}
         for model, verdict in (("base", base), ("rl", tuned))
     ]  # fmt: skip
     compared = [{"model": "base", "edit": edit, "no_better_than": rank, "best": None, "rivals": []}]

@@ -18,10 +18,11 @@ from mechprobe.features.contexts.files import (
     write_promoted,
 )
 from mechprobe.features.examples.promoted import Ends, promoted_ids, token_text, unloaded_afterwards
+from mechprobe.features.stage import open_inputs
 from mechprobe.features.table.feature_table import FeatureTable
 from mechprobe.models.family import ModelFamily
 from mechprobe.progress import activity
-from mechprobe.stage_folder import Stage, read_manifest
+from mechprobe.stage_folder import Stage
 from sae_training import Crosscoder
 
 
@@ -44,15 +45,12 @@ def collect_contexts(
         StoreError: The models are not those of the store.
         ModelError: A model's unembedding cannot be used.
     """
-    read_manifest(crosscoder)
-    dictionary = Crosscoder.load(crosscoder, device)
-    dictionary.require_one_site()
-    store = ActivationStore.open(cache, models=dictionary.model_names)
+    dictionary, store = open_inputs(crosscoder, cache, device)
     config = (config or FeaturesConfig()).with_site(crosscoder, store)
     family = family.subset(*dictionary.model_names)
     store.check_family(family)
     table = FeatureTable.load(features)
-    settings = {**config.model_dump(mode="json"), **family.identity}
+    settings = {**config.model_dump(mode="json", exclude={"ce_batch"}), **family.identity}
     inputs: dict[str, Path | str] = {"crosscoder": crosscoder, "cache": cache, "features": features}
     models = family.fingerprints
     with Stage.open(out, name="contexts", config=settings, inputs=inputs, models=models, remake=True) as stage:

@@ -29,9 +29,10 @@
   const links = new Map();
   for (const link of document.querySelectorAll("nav.side a")) links.set(link.hash.slice(1), link);
   const sections = Array.from(document.querySelectorAll("main > section[id]"));
+  const TOP = 120; // pixels; a section that begins above is the current one, however short those before it are
   function mark() {
     let current = sections[0];
-    for (const section of sections) if (section.getBoundingClientRect().top < innerHeight / 3) current = section;
+    for (const section of sections) if (section.getBoundingClientRect().top < TOP) current = section;
     if (innerHeight + scrollY >= root.scrollHeight - 2) current = sections[sections.length - 1];
     for (const [name, link] of links) {
       if (current && name === current.id) link.setAttribute("aria-current", "true");

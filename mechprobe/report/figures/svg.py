@@ -35,7 +35,7 @@ _VARIABLES = {
     style.SHADE: "shade", style.BASE: "base", style.BLUE: "blue", style.ORANGE: "orange", style.GREEN: "green", style.PURPLE: "purple",
     style.SKY: "sky", style.RED: "red", style.YELLOW: "yellow",
 }  # fmt: skip
-"""Color of the figures → its variable in ``chart.css``, which has another value in the dark theme."""
+"""Color of the figures → its variable in `mechprobe.report.pages.theme`, which has another value in the dark theme."""
 _PIXELS = 96 / 72
 """Pixels of a page in a point."""
 

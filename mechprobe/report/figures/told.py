@@ -93,7 +93,7 @@ class Mark:
         if not isfinite(value):
             return "not measured"
         text = f"{value:.1f}" if self.unit in _TENTHS else f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-        return "0" if float(text) == 0 else text
+        return "0" if float(text) == 0 else f"−{text[1:]}" if text.startswith("-") else text
 
 
 @dataclass

@@ -1,14 +1,14 @@
 """The pages of a report as HTML; every page is a list of sections in one template."""
 
 import re
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from markupsafe import Markup
 
 from mechprobe.report.glossary import TERMS
 from mechprobe.report.pages.templates import asset, navigation, render
-from mechprobe.report.result import Drawn, Link, Page, Report
+from mechprobe.report.result import Drawn, FirstScreen, Link, Page, Report, Section, Term
 
 if TYPE_CHECKING:
     from mechprobe.report.figures.drawing import Drawing
@@ -70,10 +70,9 @@ def index_page(content: Report, figures: Mapping[str, Shown], links: dict[str, b
         figures: Name → figure; a figure that is not there is left out.
         links: Which of the further pages there are.
     """
-    return render(
-        "page.html.j2",
-        scripts=(asset("chart.js"),),
-        style=asset("chart.css"),
+    return _page(
+        content.sections,
+        figures,
         here="index.html",
         pages=navigation(links),
         name=content.name,
@@ -82,36 +81,40 @@ def index_page(content: Report, figures: Mapping[str, Shown], links: dict[str, b
         verdict=content.verdict,
         warnings=content.warnings,
         notes=content.notes,
-        sections=content.sections,
         terms=content.terms,
-        glossary=content.terms,
-        figures=figures,
     )
 
 
 def further_page(file: str, page: Page, name: str, figures: Mapping[str, Shown], links: dict[str, bool]) -> str:
     """A page beside ``index.html``, of the run ``name``."""
-    return _sections_page(page, name, figures, f"{file}.html", navigation(links))
+    return _page(
+        page.sections,
+        figures,
+        here=f"{file}.html",
+        pages=navigation(links),
+        name=name,
+        title=page.title,
+        intro=page.intro,
+    )
 
 
 def single_page(page: Page, figures: Mapping[str, Shown]) -> str:
     """A page that stands alone."""
-    return _sections_page(page, "mechprobe", figures, "index.html", [])
-
-
-def _sections_page(page: Page, name: str, figures: Mapping[str, Shown], here: str, pages: list[Link]) -> str:
-    return render(
-        "page.html.j2",
-        scripts=(asset("chart.js"),),
-        style=asset("chart.css"),
-        here=here,
-        pages=pages,
-        name=name,
-        title=page.title,
-        intro=page.intro,
-        first=None,
-        sections=page.sections,
-        terms=[],
-        glossary=TERMS,
-        figures=figures,
+    return _page(
+        page.sections, figures, here="index.html", pages=[], name="mechprobe", title=page.title, intro=page.intro
     )
+
+
+def _page(
+    sections: Sequence[Section],
+    figures: Mapping[str, Shown],
+    *,
+    first: FirstScreen | None = None,
+    terms: Sequence[Term] = (),
+    **content: Any,
+) -> str:
+    """A page of sections; ``terms`` are listed at its end, and every term is explained where it stands."""
+    return render(
+        "page.html.j2", scripts=(asset("chart.js"),), style=asset("chart.css"), sections=sections, figures=figures, first=first,
+        terms=terms, glossary=TERMS, **content,
+    )  # fmt: skip

@@ -5,9 +5,8 @@ from collections.abc import Sequence, Set
 from html import unescape
 
 from mechprobe.formatting import markdown_cell
+from mechprobe.report.pages.templates import CODE
 from mechprobe.report.result import Report, Section, Table
-
-_CODE = re.compile(r"`([\w.:/= -]+)`")
 
 _ESCAPED = re.compile(r"\\([\\`*_\[\]|])")
 """A character that Markdown needs escaped and a terminal does not."""
@@ -20,8 +19,7 @@ def report_markdown(report: Report) -> str:
 
 def plain_lines(lines: Sequence[str]) -> list[str]:
     """Markdown as text for a terminal: without escapes and figures."""
-    found = [unescape(_ESCAPED.sub(r"\1", line)) for line in lines if not line.startswith("![")]
-    return ["".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line) for line in found]
+    return [unescape(_ESCAPED.sub(r"\1", line)) for line in lines if not line.startswith("![")]
 
 
 def _report_lines(report: Report) -> list[str]:
@@ -81,8 +79,7 @@ def table_lines(table: Table, mark: str) -> list[str]:
         return []
     cells = [[markdown_cell(cell) for cell in row] for row in (table.head, *table.rows)]
     return [
-        "",
-        f"{mark} {_text(table.title)}",
+        *(["", f"{mark} {_text(table.title)}"] if mark else []),
         "",
         *_aligned(cells),
         *(line for note in table.notes for line in ("", _text(note))),
@@ -97,7 +94,7 @@ def _aligned(cells: Sequence[Sequence[str]]) -> list[str]:
 
 def _text(text: str) -> str:
     """Text that is no markup, with what stands between backticks as code."""
-    return "".join(f"`{part}`" if place % 2 else _around(part) for place, part in enumerate(_CODE.split(text)))
+    return "".join(f"`{part}`" if place % 2 else _around(part) for place, part in enumerate(CODE.split(text)))
 
 
 def _around(part: str) -> str:

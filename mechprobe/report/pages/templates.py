@@ -15,7 +15,8 @@ from mechprobe.report.glossary import split_by_terms
 from mechprobe.report.pages.theme import theme_style
 from mechprobe.report.result import Link, Table
 
-_CODE = re.compile(r"`([\w.:/= -]+)`")
+CODE = re.compile(r"`([\w.:/= -]+)`")
+"""What stands between backticks in the sentences of a report."""
 _NUMBER = re.compile(r"[<>±+−-]?\s?[\d–]")
 _BELOW_ZERO = re.compile(r"(?<![^\s(\[])-(?=\d)")
 _FIXED = "\u00a0"
@@ -87,7 +88,7 @@ def harmless(value: Any) -> Any:
 
 def prose(text: str) -> Markup:
     """Text with what stands between backticks as code."""
-    parts = _CODE.split(text)
+    parts = CODE.split(text)
     return Markup("").join(
         Markup("<code>{}</code>").format(harmless(part)) if place % 2 else escape(with_minus(harmless(part)))
         for place, part in enumerate(parts)

@@ -9,7 +9,7 @@ from mechprobe.report.result import Answer, JsonObject
 from mechprobe.report.run_files import RunFiles
 from mechprobe.report.sections.features import class_sentence
 from mechprobe.report.sections.parts import counted
-from mechprobe.report.sections.plain_verdict import comparison_of, main_rows
+from mechprobe.report.sections.plain_verdict import comparison_of, controls_of, main_rows
 from mechprobe.types import POOLED
 
 Row = Mapping[str, Any]
@@ -114,17 +114,6 @@ def _against(results: JsonObject, rows: Sequence[Row]) -> list[str]:
             shown.append(f"the best of {n} rivals of equal or lower rank {_size(best['effect'][0])} ({best['name']})")
         found.append(f"{_where(row)}, {kind_of(results, row)} in points: {', '.join(shown)}.")
     return found
-
-
-def controls_of(row: Row) -> list[tuple[str, int, float]]:
-    """``(name, number of draws, largest effect)`` of every kind of control."""
-    kinds = (
-        ("random sets", "n_random", "random_max"),
-        ("random sets at the set's norm", "n_rescaled", "rescaled_max"),
-        ("changes of equal norm along other decoders", "n_equal_norm", "equal_norm_max"),
-        ("changes of equal norm along other shifts", "n_shifted", "shifted_max"),
-    )
-    return [(name, row[n], row[most]) for name, n, most in kinds if row.get(n) and row.get(most) is not None]
 
 
 def best_rival(results: JsonObject, row: Row) -> Row | None:

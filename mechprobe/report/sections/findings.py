@@ -1,4 +1,4 @@
-"""The verdict, the warnings, the stages that are missing, and how each stage was made."""
+"""The warnings, the stages that are missing, and how each stage was made."""
 
 import json
 
@@ -9,14 +9,6 @@ from mechprobe.report.sections.parts import counted
 
 _RUNS_MODELS = ("localize", "cache", "features", "evaluate", "select", "intervene")
 """Stages that run models, and whose settings name how."""
-
-
-def verdict(files: RunFiles) -> str:
-    """The answer of the interventions in one sentence, or the command that is needed for one."""
-    if files.interventions and files.interventions.get("verdict"):
-        return str(files.interventions["verdict"])
-    command = files.stages["intervene"].place.command
-    return f"No causal verdict yet: `{command}` has not run, so everything below is correlational."
 
 
 def warnings(files: RunFiles) -> list[str]:

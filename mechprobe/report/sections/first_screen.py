@@ -7,10 +7,10 @@ from mechprobe.formatting import decimal, interval, listing, percent, points
 from mechprobe.interventions.verdicts.rule import DAMAGE
 from mechprobe.report.result import FirstScreen, Gate, JsonObject, KeyNumber, Link, Picture, Section
 from mechprobe.report.run_files import RunFiles
-from mechprobe.report.sections.answers import answers
+from mechprobe.report.sections.answers import answers, best_rival
 from mechprobe.report.sections.behaviour import ordered_accuracy
 from mechprobe.report.sections.interventions import rivals_picture
-from mechprobe.report.sections.plain_verdict import comparison_of, main_rows, plain_verdict
+from mechprobe.report.sections.plain_verdict import main_rows, plain_verdict
 
 Row = Mapping[str, Any]
 
@@ -59,7 +59,7 @@ def _effect_numbers(results: JsonObject) -> list[KeyNumber]:
     rows = main_rows(results)
     found = [_effect_number(row, results["pair"][0]) for row in rows]
     for row in rows:
-        found += [_rival_number(row, comparison_of(results, row))]
+        found += [_rival_number(results, row)]
     return [each for each in found if each is not None]
 
 
@@ -88,11 +88,9 @@ def _turned(item: Any) -> list[float | None]:
     return [value, high, low]
 
 
-def _rival_number(row: Row, comparison: Row | None) -> KeyNumber | None:
+def _rival_number(results: JsonObject, row: Row) -> KeyNumber | None:
     """The best rival of equal or lower rank; without rivals, the random sets."""
-    best = next(
-        (each for each in (comparison or {}).get("rivals", []) if each["name"] == (comparison or {}).get("best")), None
-    )
+    best = best_rival(results, row)
     if best is not None:
         return KeyNumber(
             label=f"Best rival in {row['model']}: {best['name']}",

@@ -26,7 +26,6 @@ _REASONS = {
     CANNOT_TELL: "replacing the whole residual at this site moves too little",
 }
 """Verdict → what keeps the claim from being shown."""
-_CONTROLS = ("n_random", "n_rescaled", "n_equal_norm", "n_shifted")
 _AS_MUCH = {LIKE_RANDOM: "random sets of features", LIKE_EQUAL_NORM: "other changes of the same size"}
 """Verdict → what does as much as the features."""
 
@@ -49,6 +48,17 @@ def comparison_of(results: Row, row: Row) -> Row | None:
         if (each["model"], each["edit"]) == (row["model"], row["edit"])
     ]
     return same[0] if same else None
+
+
+def controls_of(row: Row) -> list[tuple[str, int, float]]:
+    """``(name, number of draws, largest effect)`` of every kind of control."""
+    kinds = (
+        ("random sets", "n_random", "random_max"),
+        ("random sets at the set's norm", "n_rescaled", "rescaled_max"),
+        ("changes of equal norm along other decoders", "n_equal_norm", "equal_norm_max"),
+        ("changes of equal norm along other shifts", "n_shifted", "shifted_max"),
+    )
+    return [(name, row[n], row[most]) for name, n, most in kinds if row.get(n) and row.get(most) is not None]
 
 
 def plain_verdict(results: Row, *, trusted: bool = True) -> str:
@@ -78,7 +88,7 @@ def plain_verdict(results: Row, *, trusted: bool = True) -> str:
 
 def _beside(results: Row, rows: Sequence[Row]) -> str:
     """What a claim that nothing speaks against was compared with."""
-    if all(any(row.get(n) for n in _CONTROLS) for row in rows):
+    if all(controls_of(row) for row in rows):
         return "more than under every control"
     compared = any((comparison_of(results, row) or {}).get("rivals") for row in rows)
     return "more than under the controls that were measured" if compared else "and nothing was measured beside it"
