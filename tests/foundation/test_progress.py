@@ -15,6 +15,7 @@ from mechprobe.errors import ConfigError, InputError
 from mechprobe.progress import Meter, activity, display, loading, progress, stage, tell_once
 from mechprobe.progress.display import LOG_SECONDS, Display, screen
 from mechprobe.progress.events import EventLog
+from mechprobe.progress.live import _Lines
 from mechprobe.progress.memory_use import memory_in_use
 
 
@@ -325,7 +326,53 @@ def test_a_terminal_shows_live_lines_and_clears_them(monkeypatch: pytest.MonkeyP
     assert "training" in shown
     assert "100/400 steps  10 steps/s  0:30 left  RAM" in shown
     assert "loss 0.5" in shown
-    assert shown.rstrip().endswith("\x1b[2K"), "the line is erased at the end"
+    assert shown.rstrip().endswith("\r\x1b[2K\x1b[?25h"), "the line is erased and the cursor is back at the end"
+
+
+@pytest.mark.parametrize("width", [100, 60, 40])
+def test_a_narrow_terminal_cuts_no_number(width: int) -> None:
+    from rich.console import Console
+
+    clock, stream = Clock(), io.StringIO()
+    outer = Meter(3, "models", clock, description="evaluating")
+    inner = Meter(1280, "responses", clock, description="generation by a model with a long name")
+    clock.now += 60
+    outer()
+    inner(512, loss=0.41234, model="sft")
+    Console(file=stream, width=width, force_terminal=False).print(_Lines([outer, inner]))
+    lines = stream.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    for part in ("1/3 models", "2:00 left", "512/1,280 responses", "8.5 responses/s", "1:30 left", "RAM", "loss 0.412"):
+        assert any(part in line for line in lines), part
+    assert "evaluating" in lines[0]
+    if width == 100:
+        assert "1/3 models" in lines[0]
+
+
+def test_the_remaining_time_falls_while_a_long_unit_runs() -> None:
+    """The next unit takes as long as the last; only what it takes longer lowers the rate."""
+    clock = Clock()
+    meter = Meter(4, "models", clock)
+    clock.now += 100
+    meter()
+    assert meter.seconds_left == pytest.approx(300)
+    clock.now += 90
+    assert meter.seconds_left == pytest.approx(210)
+    assert meter.rate == pytest.approx(1 / 100)
+    clock.now += 110  # twice as long as the first
+    assert meter.rate == pytest.approx(1 / 200)
+    assert meter.seconds_left == pytest.approx(500)
+
+
+def test_time_that_found_work_takes_is_no_part_of_the_rate() -> None:
+    clock = Clock()
+    meter = Meter(100, "shards", clock)
+    clock.now += 50  # hashes of an earlier command are checked
+    meter.found(80)
+    clock.now += 5
+    meter(10)
+    assert meter.rate == pytest.approx(2)
+    assert meter.seconds_left == pytest.approx(5)
 
 
 def test_a_terminal_that_cannot_move_its_cursor_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
