@@ -5,6 +5,9 @@ import json
 import logging
 import multiprocessing
 import os
+import re
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -233,9 +236,69 @@ def test_work_of_another_thread_stands_beside(shown: tuple[Display, io.StringIO,
 
 
 KEYS = [
-    "time", "event", "command", "stage", "task", "done", "total", "unit", "rate", "eta_s", "elapsed_s", "rss_bytes",
+    "time", "pid", "event", "command", "stage", "task", "done", "total", "unit", "rate", "eta_s", "elapsed_s", "rss_bytes",
     "device_bytes", "ok", "message", "values",
 ]  # fmt: skip
+
+
+TYPES: dict[str, tuple[type, ...]] = {
+    "time": (str,), "pid": (int,), "event": (str,), "command": (str,), "stage": (str, type(None)), "task": (str, type(None)),
+    "done": (int, float, type(None)), "total": (int, float, type(None)), "unit": (str, type(None)), "rate": (float, type(None)),
+    "eta_s": (float, type(None)), "elapsed_s": (float, type(None)), "rss_bytes": (int,), "device_bytes": (int, type(None)),
+    "ok": (bool, type(None)), "message": (str, type(None)), "values": (dict,),
+}  # fmt: skip
+
+
+def check_events(path: Path) -> list[dict]:
+    """The events of a log, each of which keeps the schema of docs/run.md."""
+    events = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    for event in events:
+        assert list(event) == KEYS
+        for key, value in event.items():
+            assert isinstance(value, TYPES[key]), (key, value)
+            assert not (isinstance(value, bool) and key != "ok"), (key, value)
+        assert event["event"] in ("start", "loading", "progress", "finish", "warning")
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", event["time"])
+        assert (event["ok"] is not None) == (event["event"] == "finish")
+        assert (event["task"] is None) == (event["event"] == "warning")
+        assert event["eta_s"] is None or event["total"] is not None
+        assert event["done"] is not None or event["rate"] is event["total"] is event["unit"] is None
+    for pid in {event["pid"] for event in events}:
+        own = [event for event in events if event["pid"] == pid]
+        assert [event["time"] for event in own] == sorted(event["time"] for event in own)
+        assert (own[0]["event"], own[-1]["event"]) == ("start", "finish")
+        assert own[0]["task"] == own[-1]["task"] == own[0]["command"]
+    return events
+
+
+def test_the_documented_keys_are_those_of_the_events() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "run.md").read_text(encoding="utf-8")
+    table = text[text.index("| key | meaning |") :].split("\n\n")[0]
+    documented = [name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert documented == KEYS
+    assert list(TYPES) == KEYS
+
+
+WRITER = """
+import sys
+from mechprobe.progress.display import Display
+from mechprobe.progress.events import EventLog
+display, log = Display(), EventLog(sys.argv[1])
+with display.command("cache", log, soon=False):
+    for number in range(150):
+        display.warn("x" * 20_000)
+log.close()
+"""
+
+
+def test_two_commands_write_one_log(tmp_path: Path) -> None:
+    """Long lines too stay whole, and ``pid`` says whose they are."""
+    path = tmp_path / "events.jsonl"
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(path)]) for _ in range(2)]
+    assert [writer.wait() for writer in writers] == [0, 0]
+    events = check_events(path)
+    assert len(events) == 2 * 152
+    assert {event["pid"] for event in events} == {writer.pid for writer in writers}
 
 
 def test_events_have_stable_names(shown: tuple[Display, io.StringIO, Clock], tmp_path: Path) -> None:
@@ -253,8 +316,7 @@ def test_events_have_stable_names(shown: tuple[Display, io.StringIO, Clock], tmp
                 pass
         logging.getLogger("mechprobe.features").warning("rows were cut")
     log.close()
-    events = [json.loads(line) for line in path.read_text().splitlines()]
-    assert all(list(event) == KEYS for event in events)
+    events = check_events(path)
     assert [(event["event"], event["task"]) for event in events] == [
         ("start", "features"),
         ("loading", "loading torch"),
