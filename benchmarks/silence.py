@@ -1,10 +1,10 @@
-"""The longest silence of every command: with a pipe as stderr, and with a terminal.
+"""The longest silence of every command: with a pipe as stderr and stdout, and with a terminal.
 
     python -m benchmarks.silence --out artifacts/benchmarks/silence_cpu.json
 
 Every command that can run long runs as a process of its own, on small inputs: first a whole run of the lab, then each stage of
 it again (``--force``), and the commands around a run. With ``--run COPY`` the stages are those of a copy of a finished run, at
-its size. The script notes when stderr, or the terminal, gets bytes. The longest gap between two times includes the start and
+its size. The script notes when the pipe or the terminal gets bytes. The longest gap between two times includes the start and
 the end. The events of the command (``--log-json``) say how true the remaining time was at the half of each work of ten seconds
 or more. With ``--every 0.5 --lines`` the lines come more often and are printed, which shows what work has no name yet.
 """
@@ -17,6 +17,7 @@ import os
 import pty
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -83,18 +84,15 @@ class Heard:
         return max((after - before for before, after in pairwise([0.0, *self.cpu])), default=0.0)
 
 
-def listen(command: Sequence[str], *, terminal: bool, stamped: bool = False) -> Heard:
-    """Run a command and note when its stderr gets bytes; stdout is thrown away unless there is a terminal, which gets both."""
+def listen(command: Sequence[str], *, terminal: bool, stamped: bool = False, interrupt_at: str = "") -> Heard:
+    """Run a command and note when its stderr and stdout, which are one pipe or one terminal, get bytes.
+
+    Once it has said ``interrupt_at``, it is interrupted as by Ctrl-C.
+    """
     reader, writer = pty.openpty() if terminal else os.pipe()
     started = time.monotonic()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "160"}
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=writer if terminal else subprocess.DEVNULL,
-        stderr=writer,
-        env=environment,
-    )
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=writer, stderr=writer, env=environment)
     os.close(writer)
     times, cpu, parts = list[float](), list[float](), list[bytes]()
     while True:
@@ -111,6 +109,9 @@ def listen(command: Sequence[str], *, terminal: bool, stamped: bool = False) -> 
         times.append(time.monotonic() - started)
         cpu.append(_cpu_seconds(process.pid) or (cpu[-1] if cpu else 0.0))
         parts.append(b"[%6.2f] " % times[-1] + found if stamped else found)
+        if interrupt_at and interrupt_at.encode() in b"".join(parts):
+            process.send_signal(signal.SIGINT)
+            interrupt_at = ""
     code = process.wait()
     os.close(reader)
     return Heard(times, cpu, time.monotonic() - started, code, b"".join(parts).decode(errors="replace"))
