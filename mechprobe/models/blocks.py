@@ -142,7 +142,11 @@ def forward_inputs(
         inputs["use_cache"] = use_cache
     if device is None:
         return inputs
-    return {
-        name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
-        for name, value in inputs.items()
-    }
+    return {name: sent(value, device) if isinstance(value, Tensor) else value for name, value in inputs.items()}
+
+
+def sent(values: Tensor, device: torch.device | str) -> Tensor:
+    """Values on a device. A GPU copies them from page-locked memory, because the host would wait for other copies."""
+    if torch.device(device).type == "cuda" and values.device.type == "cpu":
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)

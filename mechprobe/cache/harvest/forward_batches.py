@@ -25,6 +25,7 @@ from mechprobe.cache.store.background import Background
 from mechprobe.cache.store.dtypes import STORED_AS, row_width, start_storing, to_stored
 from mechprobe.data.stream import ShardRange, TokenStream
 from mechprobe.errors import DependencyError, ModelError, StoreError
+from mechprobe.models.blocks import sent
 from mechprobe.models.load import LanguageModel
 from mechprobe.models.residuals import residuals_bridge, residuals_plain
 from mechprobe.progress import Advance
@@ -123,10 +124,10 @@ def collect_shard(
     failed = threading.Event()
 
     def rows_of(batch: ForwardBatch) -> Iterator[tuple[Site, Tensor]]:
-        resid = residuals(model, batch.ids.to(model.input_device, non_blocking=True), batch.mask, sites)
+        resid = residuals(model, sent(batch.ids, model.input_device), batch.mask, sites)
         for site in sites:
             values = resid.pop(site).flatten(0, 1)
-            yield site, values.index_select(0, batch.taken.to(values.device, non_blocking=True))
+            yield site, values.index_select(0, sent(batch.taken, values.device))
 
     def store(batch: ForwardBatch, copies: Mapping[Site, Callable[[], tuple[np.ndarray, Tensor]]]) -> None:
         for site, ended in copies.items():
