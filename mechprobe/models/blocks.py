@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mechprobe.errors import ModelError
 from mechprobe.types import Site
+from sae_training.stream import sent
 
 ResidEdit = Callable[[Tensor], Tensor]
 """Maps the residual ``[batch pos d_model]`` of one forward call to the residual that the next block receives."""
@@ -143,10 +144,3 @@ def forward_inputs(
     if device is None:
         return inputs
     return {name: sent(value, device) if isinstance(value, Tensor) else value for name, value in inputs.items()}
-
-
-def sent(values: Tensor, device: torch.device | str) -> Tensor:
-    """Values on a device. A GPU copies them from page-locked memory, because the host would wait for other copies."""
-    if torch.device(device).type == "cuda" and values.device.type == "cpu":
-        values = values.pin_memory()
-    return values.to(device, non_blocking=True)

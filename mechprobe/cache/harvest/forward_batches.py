@@ -25,11 +25,11 @@ from mechprobe.cache.store.background import Background
 from mechprobe.cache.store.dtypes import STORED_AS, row_width, start_storing, to_stored
 from mechprobe.data.stream import ShardRange, TokenStream
 from mechprobe.errors import DependencyError, ModelError, StoreError
-from mechprobe.models.blocks import sent
 from mechprobe.models.load import LanguageModel
 from mechprobe.models.residuals import residuals_bridge, residuals_plain
 from mechprobe.progress import Advance
 from mechprobe.types import Site
+from sae_training.stream import sent
 
 logger = logging.getLogger(__name__)
 
