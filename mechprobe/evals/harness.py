@@ -18,11 +18,11 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from mechprobe.errors import ConfigError, DependencyError, InputError, MechprobeError
+from mechprobe.errors import ConfigError, DependencyError, InputError, MechprobeError, is_out_of_memory
 from mechprobe.evals.config import HarnessConfig
 from mechprobe.evals.result import HarnessMetric, HarnessRun
 from mechprobe.files import sha256_bytes
-from mechprobe.memory import is_out_of_memory
+from mechprobe.memory import needing_memory
 from mechprobe.models.devices import input_device
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.load import LanguageModel
@@ -128,7 +128,11 @@ class HarnessTasks:
             options: Any = {"batch_size": self.config.batch_size, "think_end_token": think}
             wrapped = wrapper(pretrained=hf, tokenizer=model.tokenizer, **options)
             tasks = self._load()
-            with _as_input_error(f"lm-eval {self.version} failed on model {model.name}"):
+            failed, smaller = (
+                f"lm-eval {self.version} failed on model {model.name}",
+                "lower the batch_size of the harness",
+            )
+            with _as_input_error(failed), needing_memory(failed, f"{smaller}, or free memory"):
                 options = {"limit": self.config.limit, "apply_chat_template": self.config.chat_template}
                 options |= {"log_samples": True, "confirm_run_unsafe_code": False}
                 found: Any = evaluate(lm=wrapped, task_dict=tasks, **options)
