@@ -32,6 +32,7 @@ PYTHON_SEED, OTHER_SEED = 0, 1234
 """Default seeds of the harness: the first of Python's ``random``, the second of numpy, torch and its few-shot sampler."""
 _N_PROMPTS = 4
 """Number of prompts of each task that are kept in `HarnessTasks.prompts`."""
+_SMALLER = "lower --batch-size, or in a sweep the batch_size of the benchmark"
 _DEFAULT_CONTEXT, _MAX_GEN_TOKS = 2048, 256
 """What the harness takes for the context and for the length of a response where nothing is stated."""
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
@@ -128,11 +129,8 @@ class HarnessTasks:
             options: Any = {"batch_size": self.config.batch_size, "think_end_token": think}
             wrapped = wrapper(pretrained=hf, tokenizer=model.tokenizer, **options)
             tasks = self._load()
-            failed, smaller = (
-                f"lm-eval {self.version} failed on model {model.name}",
-                "lower the batch_size of the harness",
-            )
-            with _as_input_error(failed), needing_memory(failed, f"{smaller}, or free memory"):
+            failed = f"lm-eval {self.version} failed on model {model.name}"
+            with _as_input_error(failed), needing_memory(failed, _SMALLER):
                 options = {"limit": self.config.limit, "apply_chat_template": self.config.chat_template}
                 options |= {"log_samples": True, "confirm_run_unsafe_code": False}
                 found: Any = evaluate(lm=wrapped, task_dict=tasks, **options)
