@@ -172,10 +172,14 @@ def _ran_out_of_memory(error: Exception) -> bool:
 
 
 def _fail(sentence: str) -> int:
-    sys.stderr.write(f"mechprobe: {' '.join(sentence.split())}\n")
+    from mechprobe.ranks import speaks
+
+    if speaks():
+        sys.stderr.write(f"mechprobe: {' '.join(sentence.split())}\n")
     return 2
 
 
 def _interrupted() -> int:
-    sys.stderr.write("mechprobe: interrupted; run the same command again to resume.\n")
+    if os.environ.get("RANK", "0") == "0":  # Ctrl-C reaches all processes of a launcher
+        sys.stderr.write("mechprobe: interrupted; run the same command again to resume.\n")
     return INTERRUPTED
