@@ -218,7 +218,7 @@ class Stage:
         force: bool = False,
         remake: Remake = False,
         beside_others: bool = False,
-        first_writes: bool = False,
+        one_folder: bool = False,
     ) -> Iterator["Stage"]:
         """Enter a stage.
 
@@ -232,7 +232,7 @@ class Stage:
             remake: Also start again if the folder holds other work, instead of raising an error: for views that are cheap to make.
                 ``"refused"`` does so only if the earlier command ended because of its input, such as an edit that gives NaN.
             beside_others: Other processes may be writing the same work, so their temporary files are kept.
-            first_writes: Of several processes only the first one writes, so the others need no copy of the folder.
+            one_folder: The processes that divide the work write into one folder together, and copy nothing.
 
         Yields:
             The stage. If ``stage.done``, there is nothing to do.
@@ -247,7 +247,7 @@ class Stage:
                 if ranks.is_first:
                     stage._begin(force, remake, beside_others)
                 stage.done, stage.manifest = ranks.gather((stage.done, stage.manifest))[0]
-            with ranks.own_copy(stage.folder, needed=not (stage.done or first_writes)) as stage.folder:
+            with ranks.own_copy(stage.folder, needed=not (stage.done or one_folder)) as stage.folder:
                 try:
                     yield stage
                 except MechprobeError as error:

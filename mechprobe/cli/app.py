@@ -123,10 +123,12 @@ def spread(argv: Sequence[str]) -> list[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 2 an error that the user can fix, 130 interrupted."""
     from mechprobe.errors import EndedElsewhereError
+    from mechprobe.launcher import expect_end
     from mechprobe.memory import forget_limits
     from mechprobe.progress import forget_told
     from sae_training.errors import UserError
 
+    expect_end()
     forget_told()
     forget_limits()
     arguments = spread(list(sys.argv[1:] if argv is None else argv))
@@ -172,7 +174,7 @@ def _ran_out_of_memory(error: Exception) -> bool:
 
 
 def _fail(sentence: str) -> int:
-    from mechprobe.ranks import speaks
+    from mechprobe.launcher import speaks
 
     if speaks():
         sys.stderr.write(f"mechprobe: {' '.join(sentence.split())}\n")

@@ -143,7 +143,7 @@ def takes_shared_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def wrapped(**values: Any) -> None:
-        from mechprobe.ranks import ranks_of_command
+        from mechprobe.launcher import ranks_of_command
 
         shared = Shared(**{parameter.name: values.pop(parameter.name) for parameter in common})
         with ranks_of_command(command.__name__.replace("_", "-"), given=repr((replace(shared, device=None), values))):

@@ -157,7 +157,7 @@ def _collect(cells: Cells, config: SweepConfig, out: Path, *, force: bool) -> Sw
     }
     settings = {"base": config.base, "seed": config.seed, "models": cells.models, "final_steps": config.final_steps}
     with Stage.open(
-        out, name="sweep", config=settings, inputs=inputs, force=force, remake=True, first_writes=True
+        out, name="sweep", config=settings, inputs=inputs, force=force, remake=True, one_folder=True
     ) as stage:
         if not stage.done and sharing().is_first:
             results = _results(cells, config)

@@ -9,14 +9,14 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = '''
+SCRIPT = """
 import sys
 from pathlib import Path
 import mechprobe as mp
 from mechprobe.dynamics.logprobs.stage import log_probs
 from mechprobe.evals.stage import evaluate_outcomes
 from mechprobe.evals.tasks import load_tasks
-from mechprobe.ranks import ranks_of_command
+from mechprobe.launcher import ranks_of_command
 from mechprobe.sweep.stage import sweep
 
 
@@ -35,7 +35,7 @@ if __name__ == "__main__":
     given, out, *paths = sys.argv[1:]
     with ranks_of_command("evaluate"):
         make(mp.ModelFamily.load(dict(path.split("=", 1) for path in paths)), Path(given), Path(out))
-'''
+"""
 
 
 def contents(folder: Path) -> dict[str, object]:

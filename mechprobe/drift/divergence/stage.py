@@ -64,7 +64,7 @@ def divergence(
     out = Path(out)
     work = DriftWork.of(family, store_or_stream, config or DriftConfig())
     models = {name: family[name].fingerprint for name in (work.texts.base, *work.texts.models)}
-    with Stage.open(out, name="drift", config=work.identity, models=models, force=force, first_writes=True) as stage:
+    with Stage.open(out, name="drift", config=work.identity, models=models, force=force, one_folder=True) as stage:
         measured = work.measurement(out)
         if not stage.done:
             measured.run()
