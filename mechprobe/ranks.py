@@ -11,6 +11,7 @@ through torch.distributed (gloo). All run the same command with the same argumen
 """
 
 import os
+import platform
 import shutil
 import signal
 import sys
@@ -93,16 +94,37 @@ class Ranks:
 
         values: list[Any] = [None] * self.count
         mine = (value, None if failure is None else str(failure))
-        try:
-            _talk(lambda: dist.all_gather_object(values, mine, group=self._group), self.index)
-        except StoreError:
-            self._ended = True
-            raise
+        self.talk(lambda: dist.all_gather_object(values, mine, group=self._group))
         failed = [rank for rank, (_, message) in enumerate(values) if message is not None]
         self._ended = bool(failed)
         if failed and (failure is None or failed[0] != self.index):
             raise EndedElsewhereError(values[failed[0]][1]) from None
         return [found for found, _ in values]
+
+    def talk(self, message: Callable[[], Any]) -> None:
+        """Exchange a message of torch.distributed; raise the error that tells of an ended process if it fails."""
+        try:
+            _talk(message, self.index)
+        except StoreError:
+            self._ended = True
+            raise
+
+    def tensor_group(self, device: str) -> Any:
+        """The group in which tensors of a device are exchanged: nccl between GPUs, gloo otherwise.
+
+        Raises:
+            ConfigError: Two processes of a machine use one GPU.
+        """
+        if self.count == 1 or not device.startswith("cuda"):
+            return self._group
+        import torch
+        import torch.distributed as dist
+
+        places = self.gather((platform.node(), torch.device(device).index or 0))
+        if len(set(places)) < self.count:
+            raise ConfigError("Two processes use one GPU; start as many processes as there are GPUs, with --device cuda.")
+        torch.cuda.set_device(device)
+        return dist.new_group(backend="nccl", timeout=_WORKING)
 
     @contextmanager
     def own_copy(self, folder: Path) -> Iterator[Path]:
@@ -227,7 +249,7 @@ def ranks_of_environment(*, divides: bool = False) -> Iterator[Ranks]:
         dist.destroy_process_group()
 
 
-SEVERAL = ("cache", "features", "evaluate", "select", "intervene")
+SEVERAL = ("cache", "train-sae", "features", "evaluate", "select", "intervene")
 """Commands that several processes can run together."""
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sae_training import export, storage
 from sae_training.config import CrosscoderConfig
 from sae_training.errors import SaeTrainingError
+from sae_training.parallel import ALONE, Division
 from sae_training.variants import VARIANTS
 from sae_training.weights import checked_scale, column_scale, initial_weights, permuted, second_less_first, sum_of_norms
 
@@ -49,16 +50,25 @@ class Crosscoder(nn.Module):
     scale: Tensor
     threshold: Tensor
 
-    def __init__(self, config: CrosscoderConfig) -> None:
+    def __init__(self, config: CrosscoderConfig, rows: slice | None = None) -> None:
+        """Draw initial weights.
+
+        Args:
+            config: Shape and variant.
+            rows: The latents of this process where several hold one dictionary (`sae_training.parallel`); None for all. Only
+                training, `evaluate`, `save` and `load_weights` support a part of the latents.
+        """
         super().__init__()
         self.config = config
+        self.rows = slice(0, config.d_sae) if rows is None else rows
+        n_latents = self.rows.stop - self.rows.start
         self.variant = VARIANTS[config.variant]
         has_own = self.variant.has_latent_threshold
-        self.encoder, self.decoder = map(nn.Parameter, initial_weights(config))
-        self.b_enc = nn.Parameter(torch.zeros(config.d_sae))
+        self.encoder, self.decoder = map(nn.Parameter, initial_weights(config, self.rows))
+        self.b_enc = nn.Parameter(torch.zeros(n_latents))
         self.b_dec_flat = nn.Parameter(torch.zeros(config.d_all))
         self.register_buffer("scale", torch.full((config.n_sources,), float("nan")))
-        cut = torch.full((config.d_sae,), config.initial_threshold) if has_own else torch.zeros(())
+        cut = torch.full((n_latents,), config.initial_threshold) if has_own else torch.zeros(())
         self.register_buffer("threshold", cut.double())
 
     @property
@@ -70,6 +80,11 @@ class Crosscoder(nn.Module):
     def d_sae(self) -> int:
         """F, the number of latents."""
         return self.config.d_sae
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all latents are here; otherwise other processes hold the others."""
+        return self.rows == slice(0, self.d_sae)
 
     @property
     def model_names(self) -> tuple[str, ...]:
@@ -182,10 +197,14 @@ class Crosscoder(nn.Module):
         """n_k = sum_m ||W_dec[k, m]||_2: the weight of a latent in selection and in the L1 penalty."""
         return sum_of_norms(self.decoder, self.config.widths)
 
-    def activate(self, hidden_pre: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_sae"]:
-        """Apply the nonlinearity of inference to each row separately."""
+    def activate(
+        self, hidden_pre: Float[Tensor, "batch d_sae"], division: Division = ALONE
+    ) -> Float[Tensor, "batch d_sae"]:
+        """Apply the nonlinearity of inference to each row separately; ``division`` holds the other latents, if not all are here."""
         feature_acts = torch.relu(hidden_pre)
         scores = feature_acts.detach() * self.feature_norm().detach()
+        if division.by_latents and self.config.variant == "topk":
+            return feature_acts * ((scores >= division.cut(scores, self.config.k)) & (scores > 0))
         return feature_acts * self.variant.inference_mask(scores, k=self.config.k, threshold=self.threshold)
 
     def encode(self, x: Activations) -> Float[Tensor, "batch d_sae"]:
@@ -268,6 +287,15 @@ class Crosscoder(nn.Module):
         ``W_enc`` ``[d_all d_sae]``, ``W_dec`` ``[d_sae d_all]``, ``b_enc`` ``[d_sae]``, ``b_dec`` ``[d_all]``,
         ``scale`` ``[source]``, and ``threshold``, which is one number, or ``[d_sae]`` for jumprelu.
         """
+        if not self.is_whole:
+            raise SaeTrainingError(
+                f"this process holds the latents {self.rows.start} to {self.rows.stop - 1} of {self.d_sae}; save the "
+                "crosscoder in all processes, and load it in one."
+            )
+        return {name: tensor.cpu().contiguous() for name, tensor in self.views().items()}
+
+    def views(self) -> dict[str, Tensor]:
+        """The weights as `tensors` names them, without copies: on their device, and only of the latents held here."""
         named = {
             "W_enc": self.encoder.T,
             "W_dec": self.decoder,
@@ -276,7 +304,7 @@ class Crosscoder(nn.Module):
             "scale": self.scale,
             "threshold": self.threshold,
         }
-        return {name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}
+        return {name: tensor.detach() for name, tensor in named.items()}
 
     @torch.no_grad()
     def _copy_tensors(self, tensors: Mapping[str, Tensor]) -> None:
@@ -302,24 +330,33 @@ class Crosscoder(nn.Module):
         """SHA-256 of the configuration and the weights."""
         return storage.fingerprint(self.config, self.tensors())
 
-    def save(self, folder: str | Path) -> None:
-        """Write ``config.json`` and ``weights.safetensors`` into a folder, each atomically."""
-        storage.save_crosscoder(self.config, self.tensors(), Path(folder))
+    def save(self, folder: str | Path, division: Division = ALONE) -> None:
+        """Write ``config.json`` and ``weights.safetensors`` into a folder, each atomically.
+
+        Args:
+            folder: The folder.
+            division: The processes that hold the crosscoder; all of them call this.
+        """
+        storage.save_crosscoder(self.config, self.views(), Path(folder), division)
 
     @classmethod
-    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> "Crosscoder":
-        """Read a folder written by `save`.
+    def load(
+        cls, folder: str | Path, device: str | torch.device = "cpu", *, division: Division = ALONE
+    ) -> "Crosscoder":
+        """Read a folder written by `save`: all latents, or those of one of several processes.
 
         Raises:
             SaeTrainingError: The folder does not hold a crosscoder, or a file is damaged.
         """
-        crosscoder = cls(storage.read_config(Path(folder)))
+        config = storage.read_config(Path(folder))
+        crosscoder = cls(config, division.latents(config.d_sae))
         crosscoder.load_weights(folder)
         return crosscoder.to(device)
 
     def load_weights(self, folder: str | Path) -> None:
         """Replace the weights by those in a folder written by `save`; the shapes must be equal."""
-        self._copy_tensors(storage.read_weights(Path(folder), self.tensors()))
+        rows = None if self.is_whole else self.rows
+        self._copy_tensors(storage.read_weights(Path(folder), self.views(), rows, self.d_sae))
 
     def to_sae(
         self, model: str | int, *, readout: export.Readout = "single", out: str | Path | None = None
