@@ -218,6 +218,7 @@ class Stage:
         force: bool = False,
         remake: Remake = False,
         beside_others: bool = False,
+        one_folder: bool = False,
     ) -> Iterator["Stage"]:
         """Enter a stage.
 
@@ -232,6 +233,7 @@ class Stage:
                 cheap to make. ``"refused"`` does so only if the earlier command ended because of its input, such as an edit
                 that gives NaN: a corrected command cannot use what it kept, and the same command resumes.
             beside_others: Other processes may be writing the same work, so their temporary files are kept.
+            one_folder: The processes that divide the work write into one folder together, and copy nothing.
 
         Yields:
             The stage. If ``stage.done``, there is nothing to do.
@@ -246,7 +248,8 @@ class Stage:
                 if ranks.is_first:
                     stage._begin(force, remake, beside_others)
                 stage.done, stage.manifest = ranks.gather((stage.done, stage.manifest))[0]
-            with ranks.own_copy(stage.folder) if not stage.done else nullcontext(stage.folder) as stage.folder:
+            together = stage.done or one_folder
+            with nullcontext(stage.folder) if together else ranks.own_copy(stage.folder) as stage.folder:
                 try:
                     yield stage
                 except MechprobeError as error:

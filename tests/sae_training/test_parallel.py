@@ -29,8 +29,8 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "topk": ({"variant": "topk"}, {}),
     "topk lazy": ({"variant": "topk"}, {"kernel": "dense", "refresh_dead_every": 1}),
     "l1": ({"variant": "l1", "n_dedicated": (2, 3), "n_shared": 40}, {}),
-    "jumprelu": ({"variant": "jumprelu", "n_shared": 40}, {}),
-    "jumprelu dense": ({"variant": "jumprelu", "n_shared": 3}, {"kernel": "dense"}),
+    "jumprelu": ({"variant": "jumprelu", "n_shared": 40, "initial_threshold": 2.0}, {}),
+    "jumprelu dense": ({"variant": "jumprelu", "n_shared": 3, "initial_threshold": 2.0}, {"kernel": "dense"}),
     "bfloat16": ({"variant": "batchtopk"}, {"precision": "bfloat16"}),
 }
 
@@ -134,7 +134,7 @@ def test_two_processes_log_what_one_does(folder: Path, name: str, way: str) -> N
     one, two = lines(folder / "one" / name), lines(folder / way / name)
     assert len(one) == len(two) >= 10
     assert any(line["aux"] > 0 for line in one) or name == "l1", "the auxiliary loss is tested, too"
-    tolerance = 2e-2 if name == "bfloat16" else 1e-4
+    tolerance = 5e-2 if name == "bfloat16" else 1e-4
     for ours, theirs in zip(one, two, strict=True):
         assert flat(ours) == pytest.approx(flat(theirs), rel=tolerance, abs=tolerance * 1e-2), (ours, theirs)
     if name != "bfloat16":
