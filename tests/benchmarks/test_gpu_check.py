@@ -145,7 +145,7 @@ def test_a_family_is_drawn_from_seeds(tmp_path: Path) -> None:
     assert not torch.equal(weights["base"], weights["rl"])
     assert len(set(one.fingerprints.values())) == 3
     assert isinstance(one["base"], LanguageModel)
-    assert one["base"].hf.config._attn_implementation == "eager"
+    assert one["base"].attention == "eager"
 
 
 def test_the_expected_verdicts_are_compared(tmp_path: Path) -> None:
