@@ -122,7 +122,9 @@ class Ranks:
 
         places = self.gather((platform.node(), torch.device(device).index or 0))
         if len(set(places)) < self.count:
-            raise ConfigError("Two processes use one GPU; start as many processes as there are GPUs, with --device cuda.")
+            raise ConfigError(
+                "Two processes use one GPU; start as many processes as there are GPUs, with --device cuda."
+            )
         torch.cuda.set_device(device)
         return dist.new_group(backend="nccl", timeout=_WORKING)
 

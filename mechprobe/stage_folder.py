@@ -217,8 +217,7 @@ class Stage:
         models: Mapping[str, str] | None = None,
         force: bool = False,
         remake: Remake = False,
-        beside_others: bool = False,
-        one_folder: bool = False,
+        beside_others: bool | Literal["ranks"] = False,
     ) -> Iterator["Stage"]:
         """Enter a stage.
 
@@ -232,8 +231,7 @@ class Stage:
             remake: Also start again if the folder holds other work, instead of raising an error. Used for views that are
                 cheap to make. ``"refused"`` does so only if the earlier command ended because of its input, such as an edit
                 that gives NaN: a corrected command cannot use what it kept, and the same command resumes.
-            beside_others: Other processes may be writing the same work, so their temporary files are kept.
-            one_folder: The processes that divide the work write into one folder together, and copy nothing.
+            beside_others: Other processes write the same work; their temporary files are kept. ``"ranks"``: in this command.
 
         Yields:
             The stage. If ``stage.done``, there is nothing to do.
@@ -246,14 +244,15 @@ class Stage:
             with activity("checking the inputs"):
                 stage = cls._of(folder, name, config, inputs, models)
                 if ranks.is_first:
-                    stage._begin(force, remake, beside_others)
+                    stage._begin(force, remake, beside_others is True)
                 stage.done, stage.manifest = ranks.gather((stage.done, stage.manifest))[0]
-            together = stage.done or one_folder
-            with nullcontext(stage.folder) if together else ranks.own_copy(stage.folder) as stage.folder:
+            with (nullcontext if stage.done or beside_others == "ranks" else ranks.own_copy)(
+                stage.folder
+            ) as stage.folder:
                 try:
                     yield stage
                 except MechprobeError as error:
-                    if not stage.done and not beside_others and ranks.is_first:
+                    if not stage.done and beside_others is not True and ranks.is_first:
                         stage._note_refusal(error)
                     raise
                 ranks.wait()  # now the first process has finished the folder, which all read

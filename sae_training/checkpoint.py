@@ -151,11 +151,7 @@ def list_checkpoints(out: Path) -> list[Path]:
 
 
 def load_checkpoint(
-    folder: Path,
-    crosscoder: Crosscoder,
-    state: TrainState,
-    settings: dict[str, Any],
-    division: Division = ALONE,
+    folder: Path, crosscoder: Crosscoder, state: TrainState, settings: dict[str, Any], division: Division = ALONE
 ) -> dict[str, Any]:
     """Load a checkpoint into a crosscoder and a state, of several processes into each its latents.
 

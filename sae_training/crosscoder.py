@@ -1,6 +1,6 @@
 """The crosscoder: one dictionary with one encoder and one decoder per model (formulas: docs/design.md)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,10 +9,11 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sae_training import export, storage
+from sae_training import export
 from sae_training.config import CrosscoderConfig
 from sae_training.errors import SaeTrainingError
 from sae_training.parallel import ALONE, Division
+from sae_training.stored import StoredWeights
 from sae_training.variants import VARIANTS
 from sae_training.weights import checked_scale, column_scale, initial_weights, permuted, second_less_first, sum_of_norms
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 Activations = Float[Tensor, "batch source d_model"] | Float[Tensor, "batch d_all"]
 
 
-class Crosscoder(nn.Module):
+class Crosscoder(StoredWeights):
     """One dictionary over the activations of M models.
 
     With x_m the activation of model m divided by its scale s_m::
@@ -47,9 +48,6 @@ class Crosscoder(nn.Module):
         torch.Size([5, 16])
     """
 
-    scale: Tensor
-    threshold: Tensor
-
     def __init__(self, config: CrosscoderConfig, rows: slice | None = None) -> None:
         """Draw initial weights.
 
@@ -58,9 +56,7 @@ class Crosscoder(nn.Module):
             rows: The latents of this process where several hold one dictionary (`sae_training.parallel`); None for all. Only
                 training, `evaluate`, `save` and `load_weights` support a part of the latents.
         """
-        super().__init__()
-        self.config = config
-        self.rows = slice(0, config.d_sae) if rows is None else rows
+        super().__init__(config, rows)
         n_latents = self.rows.stop - self.rows.start
         self.variant = VARIANTS[config.variant]
         has_own = self.variant.has_latent_threshold
@@ -80,11 +76,6 @@ class Crosscoder(nn.Module):
     def d_sae(self) -> int:
         """F, the number of latents."""
         return self.config.d_sae
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether all latents are here; otherwise other processes hold the others."""
-        return self.rows == slice(0, self.d_sae)
 
     @property
     def model_names(self) -> tuple[str, ...]:
@@ -280,83 +271,6 @@ class Crosscoder(nn.Module):
         """
         config, tensors = permuted(self.config, self.tensors(), order)
         return type(self).from_tensors(config, tensors).to(self.device)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """All weights by their names in a weights file, detached and on the CPU.
-
-        ``W_enc`` ``[d_all d_sae]``, ``W_dec`` ``[d_sae d_all]``, ``b_enc`` ``[d_sae]``, ``b_dec`` ``[d_all]``,
-        ``scale`` ``[source]``, and ``threshold``, which is one number, or ``[d_sae]`` for jumprelu.
-        """
-        if not self.is_whole:
-            raise SaeTrainingError(
-                f"this process holds the latents {self.rows.start} to {self.rows.stop - 1} of {self.d_sae}; save the "
-                "crosscoder in all processes, and load it in one."
-            )
-        return {name: tensor.cpu().contiguous() for name, tensor in self.views().items()}
-
-    def views(self) -> dict[str, Tensor]:
-        """The weights as `tensors` names them, without copies: on their device, and only of the latents held here."""
-        named = {
-            "W_enc": self.encoder.T,
-            "W_dec": self.decoder,
-            "b_enc": self.b_enc,
-            "b_dec": self.b_dec_flat,
-            "scale": self.scale,
-            "threshold": self.threshold,
-        }
-        return {name: tensor.detach() for name, tensor in named.items()}
-
-    @torch.no_grad()
-    def _copy_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy what `tensors` gave, and change to its dtype; the threshold stays in float64."""
-        self.to(tensors["W_dec"].dtype)
-        self.threshold.data = self.threshold.data.double()
-        self.encoder.copy_(tensors["W_enc"].T)
-        self.decoder.copy_(tensors["W_dec"])
-        self.b_enc.copy_(tensors["b_enc"])
-        self.b_dec_flat.copy_(tensors["b_dec"])
-        self.scale.copy_(tensors["scale"])
-        self.threshold.copy_(tensors["threshold"])
-
-    @classmethod
-    def from_tensors(cls, config: CrosscoderConfig, tensors: Mapping[str, Tensor]) -> "Crosscoder":
-        """Make a crosscoder on the CPU from the weights that `tensors` names; ``W_dec`` decides the dtype."""
-        crosscoder = cls(config)
-        crosscoder._copy_tensors(tensors)
-        return crosscoder
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of the configuration and the weights."""
-        return storage.fingerprint(self.config, self.tensors())
-
-    def save(self, folder: str | Path, division: Division = ALONE) -> None:
-        """Write ``config.json`` and ``weights.safetensors`` into a folder, each atomically.
-
-        Args:
-            folder: The folder.
-            division: The processes that hold the crosscoder; all of them call this.
-        """
-        storage.save_crosscoder(self.config, self.views(), Path(folder), division)
-
-    @classmethod
-    def load(
-        cls, folder: str | Path, device: str | torch.device = "cpu", *, division: Division = ALONE
-    ) -> "Crosscoder":
-        """Read a folder written by `save`: all latents, or those of one of several processes.
-
-        Raises:
-            SaeTrainingError: The folder does not hold a crosscoder, or a file is damaged.
-        """
-        config = storage.read_config(Path(folder))
-        crosscoder = cls(config, division.latents(config.d_sae))
-        crosscoder.load_weights(folder)
-        return crosscoder.to(device)
-
-    def load_weights(self, folder: str | Path) -> None:
-        """Replace the weights by those in a folder written by `save`; the shapes must be equal."""
-        rows = None if self.is_whole else self.rows
-        self._copy_tensors(storage.read_weights(Path(folder), self.views(), rows, self.d_sae))
 
     def to_sae(
         self, model: str | int, *, readout: export.Readout = "single", out: str | Path | None = None

@@ -51,6 +51,7 @@ class StepWeights:
         l1: Coefficient lambda of the l1 variant.
         aux: Coefficient alpha of the auxiliary loss.
         aux_k: Number of dead latents per token in the auxiliary loss.
+        n_dead: Number of dead latents in all processes; None where they are all here.
         aux_stride: The auxiliary loss uses every ``aux_stride``-th token.
         l0: Coefficient lambda of the jumprelu variant.
         bandwidth: Bandwidth eps of the jumprelu variant.
@@ -62,6 +63,7 @@ class StepWeights:
     l1: float
     aux: float
     aux_k: int
+    n_dead: int | None = None
     aux_stride: int = 1
     l0: float = 0.0
     bandwidth: float = 1.0

@@ -58,7 +58,12 @@ class Selector:
         return torch.addmm(b_enc * norm, x, (encoder * norm[:, None]).T, out=self._scores)
 
     def select(
-        self, scores: Float[Tensor, "batch d_sae"], norm: Float[Tensor, " d_sae"], *, sparse: bool, n_rows: int | None = None
+        self,
+        scores: Float[Tensor, "batch d_sae"],
+        norm: Float[Tensor, " d_sae"],
+        *,
+        sparse: bool,
+        n_rows: int | None = None,
     ) -> tuple[Active, Tensor | None]:
         """Select the active latents; ``n_rows`` is the number of rows of the whole batch where this is a part.
 
@@ -118,9 +123,7 @@ class Selector:
                 )
         return TritonActive.from_kept(kept, norm), kept.cut[0] if self.variant.has_running_threshold else None
 
-    def _above_cut(
-        self, scores: Float[Tensor, "batch d_sae"], n_kept: int
-    ) -> tuple[np.ndarray, np.ndarray, float]:
+    def _above_cut(self, scores: Float[Tensor, "batch d_sae"], n_kept: int) -> tuple[np.ndarray, np.ndarray, float]:
         """Flat indices and scores of what one cut over the batch keeps, and the cut."""
         flat = scores.view(-1).numpy()
         if not self.variant.has_running_threshold:

@@ -78,7 +78,6 @@ def loss_and_gradients(
     weights: StepWeights,
     *,
     dead: Bool[Tensor, " d_sae"] | Int[Tensor, " dead"] | None = None,
-    n_dead: int | None = None,
     rows: Share | None = None,
     sparse: bool = False,
     bfloat16: bool = False,
@@ -92,7 +91,6 @@ def loss_and_gradients(
         weights: Coefficients of the step.
         dead: Latents that the auxiliary loss revives, as a mask or as indices, or None. With indices the host does not
             wait for the device.
-        n_dead: Number of dead latents in all processes; None means those in ``dead``.
         rows: Which rows of the batch ``x`` holds; None means all.
         sparse: Whether to compute with the active latents only. The result is the same up to rounding.
         bfloat16: Whether to round the operands of the matrix products.
@@ -101,15 +99,13 @@ def loss_and_gradients(
     rows = Share(0, x.shape[0], x.shape[0]) if rows is None else rows
     norm = sum_of_norms(decoder, parameters.widths)
     with torch.autocast(x.device.type, torch.bfloat16, enabled=bfloat16):
-        encoder, b_enc = parameters.encoder.detach(), parameters.b_enc.detach()
-        scores = selector.scores(x, encoder, b_enc, norm, bfloat16=bfloat16)
-        jump, cut = None, None
-        if parameters.log_threshold is None:
+        scores = selector.scores(x, parameters.encoder.detach(), parameters.b_enc.detach(), norm, bfloat16=bfloat16)
+        threshold, jump, cut = parameters.log_threshold, None, None
+        if threshold is None:
             active, cut = selector.select(scores, norm, sparse=sparse, n_rows=rows.n_rows)
         else:
-            jump = select_jump(scores, norm, parameters.log_threshold.detach().exp(), weights.bandwidth, sparse=sparse)
+            jump = select_jump(scores, norm, threshold.detach().exp(), weights.bandwidth, sparse=sparse)
             active = jump.active
-
         parts = active.split(parameters.prefixes)
         errors = prefix_errors(parts, parameters, x, division)
         error, share = errors[-1], 1.0 / (rows.n_rows * len(parts))
@@ -128,22 +124,17 @@ def loss_and_gradients(
             if jump is not None:
                 penalty = _jump_penalty(parameters, jump, (values_grad, upstream), norm, weights, rows.n_rows)
             if selector.variant.has_l1_penalty and weights.l1 > 0:
-                coefficient = weights.penalty(weights.l1 / rows.n_rows, place)
-                per_latent = coefficient * norm[place]
-                column_sum = part.column_sum(part.values)
-                penalty = penalty + (per_latent * column_sum).sum()
-                values_grad = part.add_per_latent(values_grad, per_latent)
-                add_norm_gradient_(decoder_grad, decoder[place], parameters.widths, coefficient * column_sum)
+                coefficient = weights.penalty(weights.l1 / rows.n_rows, place), norm
+                own, values_grad = _l1_penalty(part, (values_grad, decoder_grad), parameters, place, coefficient)
+                penalty = penalty + own
             encoder_grad = part.weight_gradient(values_grad, x).to(x.dtype)
             gradients.insert(0, (encoder_grad, decoder_grad, part.column_sum(values_grad)))
         totals = gradients[0] if len(gradients) == 1 else tuple(map(torch.cat, zip(*gradients, strict=True)))
-        which = _places(dead, n_dead) if weights.aux > 0 else None
+        which = _places(dead, weights.n_dead) if weights.aux > 0 else None
         if which is not None:
-            every, n_every = rows.every(weights.aux_stride)
-            batch = AuxBatch(x[every], -error[every], n_every, which.numel() if n_dead is None else n_dead)
-            aux, revived = dead_latent_loss(parameters, batch, which, weights, division)
-            for total, addend in zip(totals, revived, strict=True):
-                total.index_add_(0, which, addend)
+            aux = _add_dead_latent_loss_(
+                totals, parameters, AuxBatch.of(x, error, rows, weights), which, (weights, division)
+            )
 
     parameters.encoder.grad, parameters.decoder.grad, parameters.b_enc.grad = totals
     parameters.b_dec.grad = upstream.sum(dim=0)
@@ -158,6 +149,24 @@ def _of_all(own: StepOutput, division: Division) -> StepOutput:
     partial = ("mse", "penalty", "aux", "delta") if division.by_tokens else ("penalty", "norm_sum")
     sums = division.sum_(torch.stack([getattr(own, name) for name in partial]))
     return replace(own, **dict(zip(partial, sums, strict=True)))
+
+
+def _l1_penalty(
+    part: Active,
+    gradients: tuple[Tensor, Tensor],
+    parameters: Parameters,
+    place: slice,
+    weight: tuple[float | Tensor, Tensor],
+) -> tuple[Float[Tensor, ""], Tensor]:
+    """The L1 penalty of a block, and the gradient of its values; its gradient of the decoder is added.
+
+    ``gradients`` are those of the loss so far by the values and by the decoder; ``weight`` is the coefficient and the norms.
+    """
+    values_grad, decoder_grad = gradients
+    coefficient, norm = weight
+    per_latent, column_sum = coefficient * norm[place], part.column_sum(part.values)
+    add_norm_gradient_(decoder_grad, parameters.decoder.detach()[place], parameters.widths, coefficient * column_sum)
+    return (per_latent * column_sum).sum(), part.add_per_latent(values_grad, per_latent)
 
 
 def _jump_penalty(
@@ -184,10 +193,7 @@ def _jump_penalty(
 
 
 def prefix_errors(
-    parts: Sequence[tuple[Active, slice]],
-    parameters: Parameters,
-    x: Float[Tensor, "batch d_all"],
-    division: Division,
+    parts: Sequence[tuple[Active, slice]], parameters: Parameters, x: Float[Tensor, "batch d_all"], division: Division
 ) -> list[Float[Tensor, "batch d_all"]]:
     """x_hat - x with the latents up to the end of each part; the last error is that of the whole dictionary."""
     errors = []
@@ -256,13 +262,31 @@ class AuxBatch:
         x: Activations of the rows that it uses.
         residual: x - x_hat of these rows.
         n_rows: Number of such rows in all processes.
-        n_dead: Number of dead latents in all processes.
     """
 
     x: Float[Tensor, "batch d_all"]
     residual: Float[Tensor, "batch d_all"]
     n_rows: int
-    n_dead: int
+
+    @classmethod
+    def of(cls, x: Tensor, error: Tensor, rows: Share, weights: StepWeights) -> "AuxBatch":
+        """Every ``aux_stride``-th row of a batch."""
+        every, n_every = rows.every(weights.aux_stride)
+        return cls(x[every], -error[every], n_every)
+
+
+def _add_dead_latent_loss_(
+    totals: tuple[Tensor, ...],
+    parameters: Parameters,
+    batch: AuxBatch,
+    which: Tensor,
+    how: tuple[StepWeights, Division],
+) -> Float[Tensor, ""]:
+    """Compute the auxiliary loss, and add its gradients to the rows of the dead latents."""
+    aux, gradients = dead_latent_loss(parameters, batch, which, *how)
+    for total, revived in zip(totals, gradients, strict=True):
+        total.index_add_(0, which, revived)
+    return aux
 
 
 def dead_latent_loss(
@@ -281,7 +305,7 @@ def dead_latent_loss(
         decoder = parameters.decoder.detach()[which].requires_grad_()
         bias = parameters.b_enc.detach()[which].requires_grad_()
         feature_acts = torch.relu(torch.addmm(bias, batch.x, encoder.T))
-        if batch.n_dead > weights.aux_k:
+        if (which.numel() if weights.n_dead is None else weights.n_dead) > weights.aux_k:
             norm = sum_of_norms(decoder.detach(), parameters.widths)
             scores = feature_acts.detach() * norm
             if division.by_latents:

@@ -127,7 +127,9 @@ def read_part(path: Path, rows: slice, d_sae: int) -> dict[str, Tensor]:
                 shape: Sequence[int] = part.get_shape()
                 axis = latent_axis(name) if shape else None
                 if axis is not None and shape[axis] != d_sae:
-                    raise SaeTrainingError(f"{path}: {name} has {shape[axis]} latents in place of {d_sae}; restore a copy.")
+                    raise SaeTrainingError(
+                        f"{path}: {name} has {shape[axis]} latents in place of {d_sae}; restore a copy."
+                    )
                 found[name] = file.get_tensor(name) if axis is None else part[(slice(None),) * axis + (rows,)]
     except (OSError, SafetensorError) as error:
         raise SaeTrainingError(

@@ -1,6 +1,5 @@
 """Training steps; `sae_training.run` adds the stream and the files."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,9 +14,9 @@ from sae_training.finiteness import NonFiniteCheck, require_finite, require_fini
 from sae_training.kernels.backend import choose_backend
 from sae_training.parallel import ALONE, Division
 from sae_training.parameters import Parameters, StepWeights, Ties
-from sae_training.reconstruction import batch_fve
 from sae_training.selection import Selector
 from sae_training.step import StepOutput, loss_and_gradients
+from sae_training.step_metrics import step_metrics
 from sae_training.stream import batch_digest
 from sae_training.train_config import TrainConfig
 from sae_training.variants import select_jump
@@ -53,7 +52,9 @@ class Trainer:
         Raises:
             SaeTrainingError: The kernel cannot run on the device, or does not support the variant or ``lazy``.
         """
-        assert crosscoder.rows == division.latents(crosscoder.d_sae), "make the crosscoder with the rows of the division"
+        assert crosscoder.rows == division.latents(crosscoder.d_sae), (
+            "make the crosscoder with the rows of the division"
+        )
         self.division = division
         self._backend = choose_backend(config.kernel, crosscoder.device)
         self.crosscoder = crosscoder
@@ -217,10 +218,14 @@ class Trainer:
     def _gradients(self, batches: Sequence[Tensor]) -> list[StepOutput]:
         """Set the gradient of the mean loss over the tokens of all batches."""
         config, state = self.config, self.state
-        weights = replace(
-            self._weights, l1=config.l1_at(state.n_tokens), l0=config.l0_at(state.n_tokens), units=self._units()
-        )
         dead, outputs = self._dead(), []
+        weights = replace(
+            self._weights,
+            l1=config.l1_at(state.n_tokens),
+            l0=config.l0_at(state.n_tokens),
+            units=self._units(),
+            n_dead=self._n_dead,
+        )
         n_rows = sum(batch.shape[0] for batch in batches)
         sums: list[Tensor] = []
         for batch in batches:
@@ -231,7 +236,6 @@ class Trainer:
                 self.selector,
                 weights,
                 dead=dead,
-                n_dead=self._n_dead,
                 rows=rows,
                 sparse=self._sparse(rows.n_rows),
                 bfloat16=config.precision == "bfloat16",
@@ -278,37 +282,12 @@ class Trainer:
 
     def metrics(self, output: StepOutput) -> dict[str, Any]:
         """Measures of the latest step, whose last batch gave ``output``; waits for the device."""
-        state, crosscoder, config = self.state, self.crosscoder, self.config
-        n_before, division = self._n_tokens_before, self.division
-        division.settle(crosscoder.device)
-        fve = batch_fve(output.x, output.error, crosscoder.config.widths, division, output.n_rows)
-        l0 = float(division.sum_(output.active.column_count().sum())) / output.n_rows
-        since, threshold = (
-            division.of_all_latents(each, crosscoder.d_sae) if each.ndim else each
-            for each in (state.tokens_since_fired, crosscoder.threshold)
-        )
+        state, crosscoder = self.state, self.crosscoder
+        self.division.settle(crosscoder.device)
+        found = step_metrics(output, crosscoder, state, self.config, self._n_tokens_before, self.division)
         if self.lazy and not crosscoder.variant.has_fixed_k:
-            state.density = l0 / crosscoder.d_sae
-        return {
-            "step": state.step,
-            "tokens": state.n_tokens,
-            "lr": config.lr_at(n_before),
-            "loss": float(output.loss),
-            "mse": float(output.mse),
-            "aux": float(output.aux),
-            "penalty": float(output.penalty),
-            **({"delta": float(output.delta)} if config.delta_coefficient else {}),
-            "l1_coefficient": config.l1_at(n_before) if crosscoder.variant.has_l1_penalty else 0.0,
-            **({"l0_coefficient": config.l0_at(n_before)} if crosscoder.variant.has_latent_threshold else {}),
-            "l0": l0,
-            "fve": {  # None if a model's activation is constant in the batch, because JSON has no NaN
-                name: value if math.isfinite(value) else None
-                for name, value in zip(crosscoder.source_names, fve.tolist(), strict=True)
-            },
-            "dead_frac": float((since >= config.dead_window).double().mean()),
-            "threshold": float(threshold.mean()),
-            "distinct_batches": int(state.settle_digests().unique().numel()),
-        }
+            state.density = found["l0"] / crosscoder.d_sae
+        return found
 
     def _sparse(self, n_rows: int | None = None) -> bool:
         """Whether a step on a batch of ``n_rows`` rows is sparse, in all processes; one without rows does a dense step."""

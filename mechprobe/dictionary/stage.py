@@ -63,7 +63,7 @@ def train_crosscoder(
     division = _division(store, train_config, device)
     rows = division.latents(config.d_sae)
     work = {"name": "train-sae", "config": settings, "inputs": inputs, "models": models}
-    with Stage.open(out, **work, force=force, one_folder=True) as stage:
+    with Stage.open(out, **work, force=force, beside_others="ranks") as stage:
         if stage.done:
             return Crosscoder.load(out, device=device, division=division)
         batches = SiteBatches(

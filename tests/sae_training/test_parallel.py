@@ -152,7 +152,9 @@ def test_the_files_do_not_depend_on_the_number_of_processes(folder: Path, way: s
         assert header.split(b"}}")[0] == (two / name).read_bytes()[:600].split(b"}}")[0]
 
 
-@pytest.mark.parametrize("change", ["latents then tokens", "tokens then latents", "latents then None", "None then latents"])
+@pytest.mark.parametrize(
+    "change", ["latents then tokens", "tokens then latents", "latents then None", "None then latents"]
+)
 def test_a_run_resumes_with_another_way_or_number_of_processes(folder: Path, change: str) -> None:
     one, changed = lines(folder / "one" / "batchtopk"), lines(folder / change)
     assert [line["loss"] for line in one] == pytest.approx([line["loss"] for line in changed], rel=1e-4)
@@ -177,15 +179,21 @@ def test_a_part_of_the_initial_weights_is_drawn_as_the_whole(d_sae: int, width: 
     assert torch.equal(torch.cat(parts), whole)
 
 
-@pytest.mark.parametrize("more", [{"n_dedicated": (3, 9), "n_shared": 20}, {"reads": "difference"}, {"shared_init": False}])
+@pytest.mark.parametrize(
+    "more", [{"n_dedicated": (3, 9), "n_shared": 20}, {"reads": "difference"}, {"shared_init": False}]
+)
 def test_parts_of_weights_and_masks_make_the_whole(more: dict[str, Any]) -> None:
     config = CrosscoderConfig(**{**BASE, "variant": "l1", **more})
     places = [Part(index, 3).latents(config.d_sae) for index in range(3)]
     for number in range(2):
-        assert torch.equal(torch.cat([initial_weights(config, rows)[number] for rows in places]), initial_weights(config)[number])
+        assert torch.equal(
+            torch.cat([initial_weights(config, rows)[number] for rows in places]), initial_weights(config)[number]
+        )
     whole = dedicated_mask(config)
     if whole is not None:
-        assert torch.equal(torch.cat([mask for rows in places if (mask := dedicated_mask(config, rows)) is not None]), whole)
+        assert torch.equal(
+            torch.cat([mask for rows in places if (mask := dedicated_mask(config, rows)) is not None]), whole
+        )
 
 
 def test_a_file_has_the_bytes_of_safetensors_and_is_read_by_parts(tmp_path: Path) -> None:
