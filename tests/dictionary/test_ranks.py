@@ -17,7 +17,11 @@ import pytest
 
 from mechprobe.cache.config import CacheConfig
 from mechprobe.cache.stage import cache_activations
+from mechprobe.cli.app import main
+from mechprobe.dictionary import stage
 from mechprobe.models.family import ModelFamily
+from mechprobe.ranks import Ranks
+from sae_training import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS: dict[str, Any] = {"d_sae": 96, "k": 8, "batch_size": 100, "lr": 1e-3, "pool_rows": 1000}
@@ -81,6 +85,7 @@ def compare(out: Path, whole: Path) -> None:
     assert {name: ours[name] for name in ("tokens", "steps")} == {"tokens": 20_000, "steps": 200}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["latents", "tokens"])
 def test_two_processes_have_the_losses_of_one(cache: Path, whole: Path, tmp_path: Path, way: str) -> None:
     out = tmp_path / "crosscoder"
@@ -121,9 +126,17 @@ def test_a_process_killed_at_a_random_step_ends_all_and_others_resume(
     compare(out, whole)
 
 
-def test_modes_that_run_the_models_are_refused_in_several_processes(cache: Path, tmp_path: Path) -> None:
-    codes, _, errors = Command(cache, tmp_path / "crosscoder", 2, mode="stream").end()
-    assert codes == [2, 2]
-    assert len(errors) == 1
-    assert "Mode 'stream'" in errors[0]
-    assert not (tmp_path / "crosscoder").exists()
+def test_modes_that_run_the_models_are_refused_in_several_processes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ranks = Ranks(0, 2)
+    monkeypatch.setattr(stage, "sharing", lambda: ranks)
+    assert main(["train-sae", "--mode", "stream", "--run", str(tmp_path / "run")]) == 2
+    assert "mechprobe: Mode 'stream' runs the models in one process" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_way_to_divide_is_no_setting_of_the_stage() -> None:
+    settings = TrainConfig(n_tokens=10, divide="tokens")
+    assert settings.divide == "tokens"
+    assert settings.model_dump() == TrainConfig(n_tokens=10).model_dump()
