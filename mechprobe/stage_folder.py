@@ -239,16 +239,14 @@ class Stage:
         Raises:
             ArtifactError: The folder holds other work, was not made by this stage, or cannot be written.
         """
-        ranks, apart = sharing(), beside_others != "ranks"
+        ranks, own = sharing(), beside_others != "ranks"
         with running(name):
             with activity("checking the inputs"):
                 stage = cls._of(folder, name, config, inputs, models)
                 if ranks.is_first:
                     stage._begin(force, remake, beside_others is True)
                 stage.done, stage.manifest = ranks.gather((stage.done, stage.manifest))[0]
-            with (
-                ranks.own_copy(stage.folder) if apart and not stage.done else nullcontext(stage.folder) as stage.folder
-            ):
+            with ranks.own_copy(stage.folder) if own and not stage.done else nullcontext(stage.folder) as stage.folder:
                 try:
                     yield stage
                 except MechprobeError as error:
