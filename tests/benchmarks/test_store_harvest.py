@@ -103,4 +103,6 @@ def test_training_while_models_run_is_compared_with_the_slower_of_the_two(tmp_pa
     (found,) = json.loads((tmp_path / "stream.json").read_text())["results"].values()
     rates = {name: rate["all"] for name, rate in found["tokens_per_s"].items()}
     for harvesting, training, bound in zip(rates["harvest"], rates["train"], rates["bound"], strict=True):
-        assert min(harvesting, training) <= bound <= training, "the bound is training alone, or harvesting with a first window"
+        assert min(harvesting, training) <= bound <= training, (
+            "the bound is training alone, or harvesting with a first window"
+        )

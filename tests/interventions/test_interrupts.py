@@ -50,6 +50,11 @@ def test_workers_end_without_a_traceback(seen: str, wait: float, tmp_path: Path)
     assert log.read_text().splitlines()[-1] == "interrupted"
     assert "Traceback" not in log.read_text()
     with pytest.raises(ProcessLookupError):
-        for _ in range(100):
-            os.killpg(process.pid, 0)
-            time.sleep(0.1)
+        _wait_for_end(process.pid)
+
+
+def _wait_for_end(group: int) -> None:
+    """Wait until a group of processes is gone, which raises ``ProcessLookupError``."""
+    for _ in range(100):
+        os.killpg(group, 0)
+        time.sleep(0.1)
