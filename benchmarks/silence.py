@@ -159,7 +159,7 @@ def commands(run: Path, scratch: Path, *, new: bool = False) -> dict[str, list[s
         "intervene": ["intervene", *force],
         "report": ["report", *at],
         "show": ["show", str(run), "--verbose"],
-        "emergence": ["emergence", *force, "--set", "emergence.pairs=false", "--checkpoints", checkpoints],
+        "emergence": ["emergence", *force, "--sites", "resid_post.1", "--set", "emergence.pairs=false", "--checkpoints", checkpoints],
         "sweep": ["sweep", *force, "--checkpoints", checkpoints],
         "drift": ["drift", *force, "--checkpoints", checkpoints],
         "dynamics": ["dynamics", *force],

@@ -1,6 +1,8 @@
 """How a command ends: an error is one sentence on stderr and exit code 2."""
 
+import atexit
 import errno
+import gc
 import os
 import sys
 import threading
@@ -10,6 +12,9 @@ from typing import Any
 
 from mechprobe.errors import EndedElsewhereError, OutOfMemoryError, UserError, first_line, lack_of_memory
 
+atexit.register(
+    gc.freeze
+)  # at its end Python would look for garbage in all of torch and transformers, for a second or two
 INTERRUPTED = 130
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _SAYS_FULL = ("no space left", "disk quota exceeded")
