@@ -34,6 +34,7 @@ BAR_SECONDS = 10.0
 _START = "import sys; import mechprobe.progress.display as d; d.LOG_SECONDS = {every}; from mechprobe.cli import main; sys.exit(main())"
 _LAB = Path("artifacts/lab/shared-marker")
 _LONG_WORK = 10.0
+_SWEPT = 'sweep.benchmarks={"standin:math500"={n_items=16}, "standin:truthfulqa"={n_items=16}}'
 NOT_RUN = {"skills score": "counts the outcomes of a file"}
 """Commands under the display of progress that are not run here, and why."""
 _SMALL = [
@@ -160,7 +161,7 @@ def commands(run: Path, scratch: Path, *, new: bool = False) -> dict[str, list[s
         "report": ["report", *at],
         "show": ["show", str(run), "--verbose"],
         "emergence": ["emergence", *force, "--sites", "resid_post.1", "--set", "emergence.pairs=false", "--checkpoints", checkpoints],
-        "sweep": ["sweep", *force, "--checkpoints", checkpoints],
+        "sweep": ["sweep", *force, "--checkpoints", checkpoints, "--set", _SWEPT],
         "drift": ["drift", *force, "--checkpoints", checkpoints],
         "dynamics": ["dynamics", *force],
         "logprobs": ["logprobs", *force, "--checkpoints", checkpoints],
