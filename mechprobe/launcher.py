@@ -15,14 +15,12 @@ from types import FrameType
 from typing import TypeVar
 
 from mechprobe.errors import ConfigError, StoreError, first_line
-from mechprobe.ranks import ENDED, Process, Ranks, rank_and_count, reports, within
+from mechprobe.ranks import ENDED, WORKING, Process, Ranks, rank_and_count, reports, within
 
 R = TypeVar("R")
 
 _MEETING = timedelta(minutes=10)
 """Maximum time to wait until all processes have started."""
-_WORKING = timedelta(days=365)
-"""Maximum time to wait for the work of another process. A closed connection, not this limit, shows that it has ended."""
 
 
 def speaks() -> bool:
@@ -71,7 +69,7 @@ def _meet() -> Ranks:
         found, index, count = next(dist.rendezvous("env://", timeout=_MEETING))
         store = dist.PrefixStore(f"mechprobe {Process.n_meetings}", found)
         dist.init_process_group("gloo", store=store, rank=index, world_size=count, timeout=_MEETING)
-        group = dist.new_group(backend="gloo", timeout=_WORKING)
+        group = dist.new_group(backend="gloo", timeout=WORKING)
     except RuntimeError as error:
         Process.reported = True
         place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
@@ -110,7 +108,18 @@ def _require_same(given: Sequence[str]) -> None:
         )
 
 
-SEVERAL = ("localize", "cache", "features", "evaluate", "select", "intervene", "drift", "logprobs", "sweep")
+SEVERAL = (
+    "localize",
+    "cache",
+    "train-sae",
+    "features",
+    "evaluate",
+    "select",
+    "intervene",
+    "drift",
+    "logprobs",
+    "sweep",
+)
 """Commands that several processes can run together."""
 
 

@@ -11,17 +11,22 @@ All processes run the same command with the same arguments and share one folder;
 """
 
 import os
+import platform
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import fields, is_dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar, cast
 
 from mechprobe.errors import ConfigError, EndedElsewhereError, StoreError
 from sae_training.atomic import PARTIAL
+
+WORKING = timedelta(days=365)
+"""Maximum time to wait for the work of another process. A closed connection, not this limit, shows that it has ended."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -93,16 +98,39 @@ class Ranks:
 
         values: list[Any] = [None] * self.count
         mine = (value, None if failure is None else str(failure))
-        try:
-            talk(lambda: dist.all_gather_object(values, mine, group=self._group))
-        except StoreError:
-            self._ended = True
-            raise
+        self.talk(lambda: dist.all_gather_object(values, mine, group=self._group))
         failed = [rank for rank, (_, message) in enumerate(values) if message is not None]
         self._ended = Process.reported = bool(failed)
         if failed and (failure is None or failed[0] != self.index):
             raise EndedElsewhereError(values[failed[0]][1]) from None
         return [found for found, _ in values]
+
+    def talk(self, message: Callable[[], Any]) -> None:
+        """Exchange a message of torch.distributed; raise the error that tells of an ended process if it fails."""
+        try:
+            talk(message)
+        except StoreError:
+            self._ended = True
+            raise
+
+    def tensor_group(self, device: str) -> Any:
+        """The group in which tensors of a device are exchanged: nccl between GPUs, gloo otherwise.
+
+        Raises:
+            ConfigError: Two processes of a machine use one GPU.
+        """
+        if self.count == 1 or not device.startswith("cuda"):
+            return self._group
+        import torch
+        import torch.distributed as dist
+
+        places = self.gather((platform.node(), torch.device(device).index or 0))
+        if len(set(places)) < self.count:
+            raise ConfigError(
+                "Two processes use one GPU; start as many processes as there are GPUs, with --device cuda."
+            )
+        torch.cuda.set_device(device)
+        return dist.new_group(backend="nccl", timeout=WORKING)
 
     @contextmanager
     def own_copy(self, folder: Path, *, needed: bool = True) -> Iterator[Path]:

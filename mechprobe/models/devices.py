@@ -3,7 +3,7 @@
 import os
 from typing import TYPE_CHECKING, Any
 
-from mechprobe.errors import ModelError
+from mechprobe.errors import ModelError, is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +34,8 @@ def check_device(device: str) -> None:
     try:
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as error:
+        if is_out_of_memory(error):
+            raise
         reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
         raise ModelError(
             f"Device '{device}' is not available ({reason}); `mechprobe doctor` shows the devices of this machine."

@@ -5,10 +5,10 @@ from functools import cached_property
 from itertools import chain
 from typing import Any
 
-from mechprobe.errors import InputError, ModelError, first_line
+from mechprobe.errors import InputError, ModelError, first_line, is_out_of_memory
 from mechprobe.evals.judging.config import RewardConfig
 from mechprobe.evals.judging.judge import Judged
-from mechprobe.memory import free_memory, in_parts, is_out_of_memory
+from mechprobe.memory import free_memory, in_parts
 from mechprobe.models.checkpoint import stored_tensors
 from mechprobe.models.checkpoint_fit import quietly, refuse_misfit, refuse_non_finite
 from mechprobe.models.folder import find_model
