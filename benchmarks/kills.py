@@ -114,7 +114,7 @@ def start(notes: Path, arguments: Sequence[str], processes: int) -> subprocess.P
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-addr", "127.0.0.1"]
-    launched = [*launcher, "--master-port", port] if processes > 1 else []
+    launched = [*launcher, "--master-port", port, "--"] if processes > 1 else []
     command = [sys.executable, *launched, str(script), str(notes), *arguments]
     alone = {} if processes > 1 else {"RANK": "0"}
     output = (notes / "output").open("w")
