@@ -2,8 +2,8 @@
 
     python -m benchmarks.kills --run COPY_OF_A_FINISHED_RUN --kills 10 --seed 0 --out artifacts/benchmarks/kills_cpu.json
 
-For every stage a copy of the run without it is made. One process alone gives the reference. ``--processes`` processes under
-torchrun give the duration, and the same bytes. Each kill draws a stage, a process and a moment, sends SIGKILL, and checks: the
+For every stage a copy of the run without it is made. One process alone gives the reference. ``--processes`` processes, which
+this script starts and ends as torchrun does, give the duration, and the same bytes. Each kill draws a stage, a process and a moment, sends SIGKILL, and checks: the
 other processes end with exit code 2, one sentence is said, every file under its final name is whole, and the same command with a
 random number of processes gives the bytes of the reference.
 """
@@ -17,32 +17,25 @@ import random
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.machine import RESULTS, add_shared_options, begin, write_report
+# Loaded here once; every process of a command is a copy of this one.
+import transformers.models.llama.modeling_llama  # noqa: F401
 
-_CHILD = """
-import os, sys
-from pathlib import Path
-from mechprobe.cli import main
-notes = Path(sys.argv[1])
-(notes / f"pid-{os.environ['RANK']}").write_text(str(os.getpid()))
-try:
-    code = main(sys.argv[2:])
-except SystemExit as end:
-    code = end.code
-(notes / f"code-{os.environ['RANK']}").write_text(str(code))
-sys.exit(code)
-"""
+import mechprobe.pipeline.run  # noqa: F401
+from benchmarks.machine import RESULTS, add_shared_options, begin, write_report
+from mechprobe import cli
+
 _PASSING = ("seconds", "environment", "digest")
 """Keys of a manifest that differ from time to time."""
 _PATIENCE = 900.0
 """Seconds after which a command counts as hanging."""
+_GRACE = 30.0
+"""Seconds from SIGTERM to SIGKILL."""
 
 
 _SMALL = "{skill={n=12}, max_new_tokens=24, batch_size=4}"
@@ -82,11 +75,11 @@ CASES = (
 
 @dataclass
 class Ended:
-    """How a command ended: whether it was killed before its end, exit codes by process (None: it wrote none), its sentences."""
+    """How a command ended: whether a process was killed, exit codes by process (negative: the signal), its sentences."""
 
     killed: bool
     seconds: float
-    codes: dict[int, str | None]
+    codes: dict[int, int]
     sentences: list[str]
     text: str = field(repr=False, default="")
 
@@ -104,46 +97,62 @@ def contents(run: Path, case: Case, *, whole: bool = True) -> dict[str, object]:
     return found
 
 
-def start(notes: Path, arguments: Sequence[str], processes: int) -> subprocess.Popen[str]:
-    """Start a command: torchrun with several processes, or one process alone."""
+def run(notes: Path, arguments: Sequence[str], processes: int, kill: tuple[int, float] | None = None) -> Ended:
+    """Run a command to its end; ``kill`` names a process and the seconds from its start to SIGKILL.
+
+    As torchrun does, the others get SIGTERM when one has ended in another way than with exit code 0, and SIGKILL 30 seconds later.
+    """
     shutil.rmtree(notes, ignore_errors=True)
     notes.mkdir(parents=True)
-    (script := notes / "child.py").write_text(_CHILD)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(Path.cwd())}
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-addr", "127.0.0.1"]
-    launched = [*launcher, "--master-port", port, "--"] if processes > 1 else []
-    command = [sys.executable, *launched, str(script), str(notes), *arguments]
-    alone = {} if processes > 1 else {"RANK": "0"}
-    output = (notes / "output").open("w")
-    return subprocess.Popen(command, env=environment | alone, stdout=subprocess.DEVNULL, stderr=output, text=True)
-
-
-def run(notes: Path, arguments: Sequence[str], processes: int, kill: tuple[int, float] | None = None) -> Ended:
-    """Run a command to its end; ``kill`` names a process and the seconds from its start to SIGKILL."""
-    began, process = time.monotonic(), start(notes, arguments, processes)
-    killed = False
-    if kill is not None:
-        place = notes / f"pid-{kill[0]}"
-        while not (place.is_file() and place.read_text()) and process.poll() is None:
-            time.sleep(0.01)
-        time.sleep(kill[1])
-        if process.poll() is None and not (notes / f"code-{kill[0]}").is_file():
-            os.kill(int(place.read_text()), signal.SIGKILL)
+        together = {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(probe.getsockname()[1]),
+            "WORLD_SIZE": str(processes),
+        }
+    began, pids = time.monotonic(), dict[int, int]()
+    for index in range(processes):
+        pids[_forked(notes / "output", arguments, {**together, "RANK": str(index), "LOCAL_RANK": str(index)})] = index
+    codes, killed, told = dict[int, int](), False, 0.0
+    while len(codes) < processes:
+        for pid, index in pids.items():
+            if index not in codes and (found := os.waitpid(pid, os.WNOHANG))[0]:
+                codes[index] = os.waitstatus_to_exitcode(found[1])
+        now, left = time.monotonic(), [pid for pid, index in pids.items() if index not in codes]
+        if kill is not None and not killed and now - began > kill[1] and kill[0] not in codes:
+            os.kill(next(pid for pid, index in pids.items() if index == kill[0]), signal.SIGKILL)
             killed = True
-    try:
-        process.wait(_PATIENCE)
-    finally:
-        if process.poll() is None:
-            process.terminate()
-    codes = {
-        index: path.read_text() if (path := notes / f"code-{index}").is_file() else None for index in range(processes)
-    }
+        if any(codes.values()) and not told:
+            told = now
+            for pid in left:
+                os.kill(pid, signal.SIGTERM)
+        if now - (told + _GRACE if told else began + _PATIENCE) > 0:
+            for pid in left:
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.02)
     text = (notes / "output").read_text(errors="replace")
     said = [line for line in text.splitlines() if line.startswith("mechprobe: ")]
     return Ended(killed, time.monotonic() - began, codes, said, text)
+
+
+def _forked(output: Path, arguments: Sequence[str], environment: dict[str, str]) -> int:
+    """Run a command in a copy of this process, which has loaded the libraries; returns its process id."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code: object = 1
+    try:
+        os.environ.update(environment)
+        stream = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(stream, 2)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = cli.main(list(arguments))
+    except SystemExit as end:
+        code = end.code
+    finally:
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 1)
 
 
 def prepared(run_folder: Path, scratch: Path, case: Case) -> Path:
@@ -178,7 +187,7 @@ class Trial:
 
     def _must_succeed(self, processes: int) -> Ended:
         ended = run(self.scratch / "notes", self._arguments, processes)
-        if set(ended.codes.values()) != {"0"}:
+        if any(ended.codes.values()):
             raise SystemExit(f"{self.case.stage} with {processes} processes failed: {ended}\n{ended.text[-3000:]}")
         return ended
 
@@ -194,10 +203,10 @@ class Trial:
             "sentences": ended.sentences, "torn": torn, "left": len(left), "resumed with": then,
         }  # fmt: skip
         resumed = run(self.scratch / "notes", self._arguments, then)
-        row["resumed"] = set(resumed.codes.values()) == {"0"}
+        row["resumed"] = not any(resumed.codes.values())
         row["equal"] = contents(copy, self.case) == self.reference or not (self.case.exact or then == self.processes)
         row["good"] = bool(row["resumed"] and row["equal"] and not torn) and (
-            not ended.killed or (set(others.values()) == {"2"} and len(ended.sentences) == 1)
+            not ended.killed or (set(others.values()) == {2} and len(ended.sentences) == 1)
         )
         if not row["good"]:
             row["text"] = ended.text[-4000:] + resumed.text[-2000:]
