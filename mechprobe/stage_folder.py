@@ -247,14 +247,14 @@ class Stage:
                 if ranks.is_first:
                     stage._begin(force, remake, beside_others)
                 stage.done, stage.manifest = ranks.gather((stage.done, stage.manifest))[0]
-            with ranks.own_copy(stage.folder, needed=not (stage.done or one_folder)) as stage.folder:
-                try:
+            try:
+                with ranks.own_copy(stage.folder, needed=not (stage.done or one_folder)) as stage.folder:
                     yield stage
-                except MechprobeError as error:
-                    if not stage.done and not beside_others and ranks.is_first:
-                        stage._note_refusal(error)
-                    raise
-                ranks.wait()  # now the first process has finished the folder, which all read
+                    ranks.wait()  # now the first process has finished the folder, which all read
+            except MechprobeError as error:
+                if not stage.done and not beside_others and ranks.is_first:
+                    stage._note_refusal(error)
+                raise
 
     def _begin(self, force: bool, remake: Remake, beside_others: bool) -> None:
         """Look what the folder holds, empty it where it is made again, and mark it as unfinished unless the work is done."""

@@ -58,10 +58,7 @@ def cache(
     device_map: options.DeviceMap = None,
     part: Part = None,
 ) -> None:
-    """Record the residual streams of every model on the same tokens, in a store that later stages read.
-
-    Under torchrun several processes make one store together.
-    """
+    """Record the residual streams of every model on the same tokens, in a store that later stages read."""
     from mechprobe.cli.options import device_map_setting, prompt_settings
     from mechprobe.errors import ConfigError
 

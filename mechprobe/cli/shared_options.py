@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mechprobe.launcher import SEVERAL
+
 if TYPE_CHECKING:
     from mechprobe.pipeline.run import Run
     from mechprobe.run_config import RunConfig
@@ -149,6 +151,8 @@ def takes_shared_options(command: Callable[..., None]) -> Callable[..., None]:
         with ranks_of_command(command.__name__.replace("_", "-"), given=repr((replace(shared, device=None), values))):
             command(shared=shared, **values)
 
+    if command.__name__.replace("_", "-") in SEVERAL:
+        wrapped.__doc__ = f"{inspect.getdoc(command)}\n\nUnder torchrun, several processes divide the work."
     parameters = [each.replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD) for each in [*own, *common]]
     wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     wrapped.__annotations__ = {each.name: each.annotation for each in parameters}

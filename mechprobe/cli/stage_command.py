@@ -29,7 +29,7 @@ def carry_out(
 
     check_device(run.config.device)
     ranks = sharing()
-    if shared.no_upstream or ranks.count > 1:  # otherwise every process would make the same stage
+    if shared.no_upstream or ranks.count > 1:  # several processes would each make the same stage
         refuse_missing(run, stage)
     if shared.dry_run and not ranks.is_first:
         return None

@@ -88,7 +88,8 @@ class RewardModel:
         result = [0.0] * len(rows)
         if not rows:
             return result
-        batches = length_batches([len(ids) for ids, _ in rows], self.config.batch_size, equal=not self._pads)
+        lengths = [len(ids) for ids, _ in rows]
+        batches = list(length_batches(lengths, self.config.batch_size, equal=not self._pads))
 
         def scores(batch: Sequence[int]) -> list[float]:
             width = max(len(rows[index][0]) for index in batch)
