@@ -138,7 +138,7 @@ def main() -> None:
     began, _ = begin(arguments)
     shutil.rmtree(arguments.scratch, ignore_errors=True)
     arguments.scratch.mkdir(parents=True)
-    (arguments.scratch / "arm.jsonl").write_text("".join(_arm_prompts()), encoding="utf-8")
+    (arguments.scratch / "arm.jsonl").write_text("".join(arm_prompts()), encoding="utf-8")
     start = [sys.executable, "-c", _START.format(every=arguments.every)]
     rows: list[dict[str, object]] = []
     for name, command in commands(arguments.run, arguments.scratch).items():
@@ -155,7 +155,7 @@ def main() -> None:
     write_report(arguments, what="silence", began=began, packages=("torch", "rich"), body={"commands": rows})
 
 
-def _arm_prompts() -> list[str]:
+def arm_prompts() -> list[str]:
     """Prompts with answers and responses, from the tasks and prompts of the lab."""
     tasks = [json.loads(line) for line in (_LAB / "tasks.jsonl").read_text(encoding="utf-8").splitlines()[:64]]
     return [
