@@ -1,0 +1,107 @@
+"""Every command when memory runs out once: the same bytes, or one sentence after which the same command works."""
+
+import hashlib
+import json
+import random
+import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from mechprobe.cli import main
+from tests.cli.memory_commands import Small, commands, make
+from tests.cli.memory_faults import ERRORS, Fault, Make, in_calls, in_forward_passes
+
+Place = Callable[[Make, int], AbstractContextManager[Fault]]
+FAST = ("cache", "train-sae", "evaluate", "localize", "weights")
+SLOW = (
+    "train-sae stream", "train-sae ring", "features", "baselines", "select ig", "select score", "select relie", "intervene", "drift",
+    "sweep", "probe", "dynamics", "logprobs", "emergence", "posttrain sft", "posttrain grpo", "report", "export", "doctor", "plan",
+)  # fmt: skip
+WITHOUT_MODELS = ("train-sae", "weights", "dynamics", "report", "export", "doctor", "plan")
+N_PLACES = 4
+"""Calls of each command that fail in the slow tests."""
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Small:
+    """A run with a store and a dictionary."""
+    return make(tmp_path_factory.mktemp("small"), "train-sae")
+
+
+@pytest.fixture(scope="module")
+def finished(begun: Small) -> Small:
+    assert main(["run", "--run", str(begun.run)]) == 0
+    return begun
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("out")
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """sha256 of every file that a manifest vouches for."""
+    return {
+        str(manifest.parent / name): hashlib.sha256((manifest.parent / name).read_bytes()).hexdigest()
+        for manifest in sorted(folder.rglob("manifest.json"))
+        for name in json.loads(manifest.read_text())["outputs"]
+    }
+
+
+def emptied(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return folder
+
+
+def check(small: Small, name: str, out: Path, place: Place, capsys: pytest.CaptureFixture[str], n: int = 1) -> None:
+    """Let a command fail at its first call of a kind and at ``n`` drawn ones, once with each kind of error in turn."""
+    command, written = commands(small, out)[name], small.run / "report" if name == "report" else emptied(out)
+    with place(MemoryError, 0) as counted:
+        assert main(command) == 0
+    expected, draw = digests(written), random.Random(name)
+    assert counted.n
+    for at in {1, *(draw.randint(1, counted.n) for _ in range(n))}:
+        kind = draw.choice(list(ERRORS))
+        emptied(out)
+        capsys.readouterr()
+        with place(ERRORS[kind], at) as fault:
+            code = main(command)
+        said = capsys.readouterr().err
+        where = f"{kind} at {at} of {counted.n}, {fault.where}: {said}"
+        lines = [line for line in said.splitlines() if line.startswith("mechprobe: ")]
+        assert "Traceback" not in said, where
+        assert not list(out.rglob("*.partial")), where
+        if code == 0:
+            assert sum("memory ran out, so" in line for line in said.splitlines()) <= 1, where
+        else:
+            assert (code, len(lines)) == (2, 1), where
+            assert main(command) == 0, where
+        assert digests(written) == expected, where
+
+
+@pytest.mark.parametrize("name", [name for name in FAST if name not in WITHOUT_MODELS])
+def test_a_forward_pass_fails(begun: Small, name: str, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    check(begun, name, out, in_forward_passes, capsys)
+
+
+@pytest.mark.parametrize("name", ["train-sae", "evaluate", "weights"])
+def test_a_call_fails(begun: Small, name: str, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    check(begun, name, out, in_calls, capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in SLOW if name not in WITHOUT_MODELS])
+def test_a_forward_pass_of_any_command_fails(
+    finished: Small, name: str, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check(finished, name, out, in_forward_passes, capsys, N_PLACES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*FAST, *SLOW])
+def test_a_call_of_any_command_fails(finished: Small, name: str, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    check(finished, name, out, in_calls, capsys, N_PLACES)
