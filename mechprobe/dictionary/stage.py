@@ -10,6 +10,7 @@ import torch
 from mechprobe.cache.store.row_source import RowSource, SiteBatches
 from mechprobe.dictionary.result import TrainingMetrics
 from mechprobe.errors import ConfigError, StoreError
+from mechprobe.memory import needing_memory
 from mechprobe.progress import Meter, activity, progress
 from mechprobe.ranks import sharing
 from mechprobe.stage_folder import Stage
@@ -19,6 +20,7 @@ from sae_training.parallel import ALONE, Division
 
 METRICS = "metrics.json"
 _EVALUATION_ROWS = 4096
+_SMALLER = "lower train_sae.pool_rows, batch_size or d_sae, or free memory, and run the same command again"
 
 
 def train_crosscoder(
@@ -63,7 +65,7 @@ def train_crosscoder(
     division = _division(store, train_config, device)
     rows = division.latents(config.d_sae)
     work = {"name": "train-sae", "config": settings, "inputs": inputs, "models": models}
-    with Stage.open(out, **work, force=force, beside_others="ranks") as stage:
+    with Stage.open(out, **work, force=force, one_folder=True) as stage:
         if stage.done:
             return Crosscoder.load(out, device=device, division=division)
         batches = SiteBatches(
@@ -72,7 +74,8 @@ def train_crosscoder(
         crosscoder = Crosscoder(config, rows).to(device)
         if config.reads == "activations":  # the scale of a difference is measured on the first batches
             crosscoder.set_scale(torch.stack([store.scale(each) for each in sites], dim=1).flatten().to(device))
-        with batches, progress(train_config.n_tokens, "training", unit="tokens") as advance:
+        progressing = progress(train_config.n_tokens, "training", unit="tokens")
+        with needing_memory("Training", _SMALLER), batches, progressing as advance:
             line = ProgressLine(advance, config)
             result = train(
                 crosscoder, batches, train_config, out=out, on_log=line, on_step=line.count, division=division

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mechprobe.cache.result import duration
-from mechprobe.errors import ConfigError, ModelError, first_line
+from mechprobe.errors import ConfigError, ModelError, first_line, is_out_of_memory
 from mechprobe.formatting import byte_size
 from mechprobe.planning.cost import StageCost
 from mechprobe.planning.rates import Rates
@@ -169,5 +169,7 @@ def _tokenizer(path: str) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(path.partition("@")[0])
-    except Exception:  # noqa: BLE001 - the plan then counts characters, and says so
-        return None
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        return None  # the plan then counts characters, and says so

@@ -17,7 +17,7 @@ import pytest
 
 from mechprobe.cache.config import CacheConfig
 from mechprobe.cache.stage import cache_activations
-from mechprobe.cli.app import main
+from mechprobe.cli import main
 from mechprobe.dictionary import stage
 from mechprobe.models.family import ModelFamily
 from mechprobe.ranks import Ranks
