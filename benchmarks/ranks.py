@@ -31,7 +31,7 @@ QUICK = {"d_model": 8, "d_sae": 64, "batch_size": 32, "k": 4}
 
 def measure_here(size: dict[str, int], way: str, n_steps: int, out: Path) -> dict[str, Any]:
     """Train in this process, one of those of the environment; its peak in bytes and its median step in seconds."""
-    from mechprobe.ranks import ranks_of_environment
+    from mechprobe.launcher import ranks_of_environment
     from sae_training import Crosscoder, CrosscoderConfig, TrainConfig, train
     from sae_training.parallel import Division
 

@@ -192,7 +192,7 @@ def listen_to_all(
 ) -> list[dict[str, Any]]:
     """Run the commands and describe each; prints a line for each."""
     scratch.mkdir(parents=True)
-    _write_inputs(scratch)
+    write_inputs(scratch)
     start = [sys.executable, "-c", _START.format(every=arguments.every)]
     rows = list[dict[str, Any]]()
     for name, command in commands(run or scratch / "run", scratch, new=run is None).items():
@@ -291,7 +291,7 @@ def main() -> None:
     write_report(arguments, what="silence", began=began, packages=("torch", "rich"), body=body)
 
 
-def _write_inputs(scratch: Path) -> None:
+def write_inputs(scratch: Path) -> None:
     """The first prompts of the lab, prompts with answers and responses from its tasks, and a published crosscoder."""
     import torch
 

@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.machine import RESULTS, add_shared_options, begin, write_report
-from benchmarks.silence import arm_prompts, commands
+from benchmarks.silence import commands, write_inputs
 
 _START = """\
 import os, sys
@@ -130,7 +130,7 @@ def main() -> None:
             continue
         shutil.rmtree(arguments.scratch, ignore_errors=True)
         arguments.scratch.mkdir(parents=True)
-        (arguments.scratch / "arm.jsonl").write_text("".join(arm_prompts()), encoding="utf-8")
+        write_inputs(arguments.scratch)
         forced = command if "--force" in command or command[0] != "posttrain" else [*command, "--force"]
         for row in ends(name, forced, (arguments.run, arguments.scratch), [size << 20 for size in arguments.limits]):
             rows.append(row)

@@ -113,6 +113,12 @@ class Ranks:
             self._ended = True
             raise
 
+    def leave(self) -> None:
+        """End this process without telling the others, which may be exchanging tensors: that it ends also ends them."""
+        if self.count > 1 and not self._ended:
+            self._ended = True
+            reports()
+
     def tensor_group(self, device: str) -> Any:
         """The group in which tensors of a device are exchanged: nccl between GPUs, gloo otherwise.
 

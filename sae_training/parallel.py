@@ -9,8 +9,8 @@ Sums have the same bits in all processes, so everything that is computed from th
 """
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae_training.errors import SaeTrainingError
+from sae_training.errors import SaeTrainingError, UserError
 from sae_training.train_config import Divide
 
 T = TypeVar("T")
@@ -37,6 +37,10 @@ class Peers(Protocol):
 
     def agreeing(self) -> AbstractContextManager[None]:
         """Leave the block in all processes together, without an error or with an error in each."""
+        ...
+
+    def leave(self) -> None:
+        """Say that this process ends alone, which the others notice at their next exchange."""
         ...
 
     def talk(self, message: Callable[[], Any], /) -> None:
@@ -163,6 +167,18 @@ class Division:
     def numbers(self, own: int, device: torch.device) -> list[int]:
         """A number of each process; waits for the device."""
         return [own] if self.alone else self.gathered(torch.tensor(own, device=device)).tolist()
+
+    @contextmanager
+    def exchanging(self) -> Iterator[None]:
+        """A block in which a process may fail alone, such as for lack of memory, while the others exchange tensors."""
+        try:
+            yield
+        except UserError:  # all processes have it, or have been told
+            raise
+        except Exception:
+            if self._peers is not None:
+                self._peers.leave()
+            raise
 
     def agreeing(self) -> AbstractContextManager[None]:
         """Leave the block in all processes together, without an error or with an error in each."""

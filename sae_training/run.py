@@ -100,7 +100,8 @@ def train(
             a step is not finite. In the last case ``out`` keeps its last good checkpoint.
     """
     run = _Run(crosscoder, batches, config, Path(out) if out is not None else None, (on_log, on_step), division)
-    return run.finished_before(resume) or run.run(resume)
+    with division.exchanging():
+        return run.finished_before(resume) or run.run(resume)
 
 
 class _Run:

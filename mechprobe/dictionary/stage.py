@@ -175,7 +175,8 @@ def held_out_metrics(
         return None
     sites = _sites(store, crosscoder.config, site)
     batches = SiteBatches(store, sites, _EVALUATION_ROWS, 0, split="held_out", epochs=1, device=crosscoder.device)
-    return evaluate(crosscoder, batches, far_norms=store.far_norms(sites), division=division)
+    with division.exchanging():
+        return evaluate(crosscoder, batches, far_norms=store.far_norms(sites), division=division)
 
 
 def held_out_fields(metrics: Metrics | None, crosscoder: Crosscoder, sites: Sequence[Site]) -> dict[str, Any]:

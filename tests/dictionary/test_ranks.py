@@ -99,7 +99,7 @@ def test_two_processes_have_the_losses_of_one(cache: Path, whole: Path, tmp_path
 
 
 def killed(command: Command, out: Path, drawn: random.Random) -> None:
-    """Kill one process at a random time after the first checkpoint; the other ends with at most one sentence."""
+    """Kill one process at a random time after the first checkpoint; the other ends with one sentence."""
     victim, wait = drawn.randrange(2), drawn.random() * 0.5
     deadline = time.monotonic() + 120
     while not list((out / "checkpoints").glob("step_*[0-9]")) and time.monotonic() < deadline:
@@ -109,8 +109,8 @@ def killed(command: Command, out: Path, drawn: random.Random) -> None:
     codes, _, errors = command.end()
     assert codes[victim] == -signal.SIGKILL
     assert codes[1 - victim] == 2
-    assert len(errors) == (1 if victim == 1 else 0), "a launcher reports the death of the first process"
-    assert all("Another process" in line and "\n" not in line for line in errors)
+    assert len(errors) == 1
+    assert "Another process" in errors[0]
 
 
 @pytest.mark.slow
