@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import kl_div
 
 from mechprobe.memory import even_ranges
 from mechprobe.models.head import Head
@@ -72,19 +71,27 @@ def compared_with(
         target: The realised token of each position.
         dtype: Of the log-probabilities of a block and of the result. float32 takes a half to a quarter of the time.
     """
-    parts: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in others]
+    found = [Compared(*torch.empty(3, len(reference), dtype=dtype, device=reference.device)) for _ in others]
+    room = _Room(3, dtype)
     for chunk, logits in _chunks(head, reference):
         wanted = target[chunk].to(logits.device)
-        for found, other in zip(parts, others, strict=True):
+        for compared, other in zip(found, others, strict=True):
             own = logits if other is reference else head.logits(other[chunk])
-            found += [_compared(own[rows], logits[rows], wanted[rows], dtype) for rows in _blocks(logits)]
-    return [Compared(*map(torch.cat, zip(*found, strict=True))) for found in parts]
+            for rows in _blocks(logits):
+                place = slice(chunk.start + rows.start, chunk.start + rows.stop)
+                _compare(own[rows], logits[rows], wanted[rows], room, compared, place)
+    return found
 
 
-def _compared(logits: Tensor, reference: Tensor, target: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    q, p = logits.to(dtype).log_softmax(-1), reference.to(dtype).log_softmax(-1)
+def _compare(logits: Tensor, reference: Tensor, target: Tensor, room: "_Room", found: Compared, place: slice) -> None:
+    """Write what a block of rows gives to its place."""
+    cast, q, p = room.of(logits)
+    torch.log_softmax(cast.copy_(logits), -1, out=q)
+    torch.log_softmax(cast.copy_(reference), -1, out=p)
     own, before = (each.gather(1, target[:, None])[:, 0] for each in (q, p))
-    return kl_div(q, p, log_target=True, reduction="none").sum(-1), own, own - before
+    found.log_prob[place] = own
+    found.change[place] = own - before
+    found.kl[place] = torch.sub(p, q, out=cast).mul_(p.exp_()).sum(-1)
 
 
 class _TokenLogProbs(torch.autograd.Function):
@@ -94,31 +101,36 @@ class _TokenLogProbs(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, target: Tensor, head: Head) -> Tensor:
         ctx.save_for_backward(hidden, target)
         ctx.head = head
-        found = []
+        found, room = hidden.new_empty(len(hidden), dtype=torch.float64), _Room(2, torch.float64)
         for chunk, logits in _chunks(head, hidden):
             wanted = target[chunk, None].to(logits.device)
-            found += [logits[rows].double().log_softmax(-1).gather(1, wanted[rows])[:, 0] for rows in _blocks(logits)]
-        return torch.cat(found) if found else hidden.new_zeros(0, dtype=torch.float64)
+            for rows in _blocks(logits):
+                cast, normalized = room.of(logits[rows])
+                torch.log_softmax(cast.copy_(logits[rows]), -1, out=normalized)
+                found[chunk.start + rows.start : chunk.start + rows.stop] = normalized.gather(1, wanted[rows])[:, 0]
+        return found
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None, None]:
         hidden, target = ctx.saved_tensors
         (grad,) = grads
-        found = torch.zeros_like(hidden)
+        found, room = torch.zeros_like(hidden), _Room(2, torch.float64)
         for chunk in even_ranges(len(hidden), _rows_of_chunk(ctx.head, hidden)):
             with torch.enable_grad():
                 own = hidden[chunk].detach().requires_grad_()
                 logits = ctx.head.logits(own)
-            slope = _slope(logits.detach(), target[chunk].to(logits.device), grad[chunk].to(logits.device))
+            slope = _slope(logits.detach(), target[chunk].to(logits.device), grad[chunk].to(logits.device), room)
             (found[chunk],) = torch.autograd.grad(logits, own, slope)
         return found, None, None
 
 
-def _slope(logits: Tensor, target: Tensor, grad: Tensor) -> Tensor:
+def _slope(logits: Tensor, target: Tensor, grad: Tensor, room: "_Room") -> Tensor:
     """Gradient of Σ grad · log p(target) with respect to the logits: grad · (1 at the target − p)."""
     slope = torch.empty_like(logits)
     for rows in _blocks(logits):
-        part = logits[rows].double().log_softmax(-1).exp_().mul_(-grad[rows, None])
+        cast, part = room.of(logits[rows])
+        torch.log_softmax(cast.copy_(logits[rows]), -1, out=part)
+        part.exp_().mul_(-grad[rows, None])
         part.scatter_add_(1, target[rows, None], grad[rows, None])
         slope[rows] = part.to(slope.dtype)
     return slope
@@ -137,3 +149,21 @@ def _rows_of_chunk(head: Head, hidden: Tensor) -> int:
 def _blocks(logits: Tensor) -> Iterator[slice]:
     values = BLOCK_VALUES.get(logits.device.type, _LARGE_BLOCK)
     return even_ranges(len(logits), max(1, values // logits.shape[-1]))
+
+
+class _Room:
+    """Memory for blocks of rows, which every block uses again.
+
+    A new tensor for each block would be as fast, but glibc before 2.38 rarely puts an aligned tensor where one of its size was, so
+    that the process would grow with the number of blocks.
+    """
+
+    def __init__(self, n_parts: int, dtype: torch.dtype) -> None:
+        self._n_parts, self._dtype = n_parts, dtype
+        self._values: Tensor | None = None
+
+    def of(self, rows: Float[Tensor, "row token"]) -> tuple[Tensor, ...]:
+        """Uninitialized tensors of the shape of a block."""
+        if self._values is None or self._values.device != rows.device or self._values.shape[1] < rows.numel():
+            self._values = torch.empty(self._n_parts, rows.numel(), dtype=self._dtype, device=rows.device)
+        return tuple(values[: rows.numel()].view(rows.shape) for values in self._values)
