@@ -80,6 +80,8 @@ def compared_with(
             for rows in _blocks(logits):
                 place = slice(chunk.start + rows.start, chunk.start + rows.stop)
                 _compare(own[rows], logits[rows], wanted[rows], room, compared, place)
+            del own
+        del logits  # before the next chunk is made
     return found
 
 
@@ -108,6 +110,7 @@ class _TokenLogProbs(torch.autograd.Function):
                 cast, normalized = room.of(logits[rows])
                 torch.log_softmax(cast.copy_(logits[rows]), -1, out=normalized)
                 found[chunk.start + rows.start : chunk.start + rows.stop] = normalized.gather(1, wanted[rows])[:, 0]
+            del logits
         return found
 
     @staticmethod
@@ -121,6 +124,7 @@ class _TokenLogProbs(torch.autograd.Function):
                 logits = ctx.head.logits(own)
             slope = _slope(logits.detach(), target[chunk].to(logits.device), grad[chunk].to(logits.device), room)
             (found[chunk],) = torch.autograd.grad(logits, own, slope)
+            del logits, slope
         return found, None, None
 
 
