@@ -60,6 +60,8 @@ def emptied(folder: Path) -> Path:
 def check(small: Small, name: str, out: Path, place: Place, capsys: pytest.CaptureFixture[str], n: int = 1) -> None:
     """Let a command fail at its first call of a kind and at ``n`` drawn ones, once with each kind of error in turn."""
     command, written = commands(small, out)[name], small.run / "report" if name == "report" else emptied(out)
+    assert main(command) == 0  # the first time also calls what is called once in a process
+    emptied(out)
     with place(MemoryError, 0) as counted:
         assert main(command) == 0
     expected, draw = digests(written), random.Random(name)

@@ -9,11 +9,13 @@ import os
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
 from threading import Thread
 
 import torch
 
+from mechprobe.errors import OutOfMemoryError, is_out_of_memory
 from mechprobe.evals.answering import Asking, askings
 from mechprobe.evals.tasks import Task
 from mechprobe.interventions.conditions.plan import Condition
@@ -201,12 +203,22 @@ def run_conditions(
         futures = {pool.submit(_work, batch): batch for batch in waiting}
         for future in as_completed(futures):
             yield from zip(futures[future], future.result(), strict=True)
+    except BrokenProcessPool:
+        raise OutOfMemoryError(
+            "A worker process of intervene was ended, which the system does when memory runs out; lower intervene.workers, "
+            f"now {workers}, and run the same command again."
+        ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _start(drafting: DraftingRunner, threads: int) -> None:
-    Thread(target=_exit_with_parent, daemon=True).start()
+    try:
+        Thread(target=_exit_with_parent, daemon=True).start()
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            os._exit(1)  # the parent says it; the pool would print the traceback
+        raise
     torch.set_num_threads(threads)
     _worker["runner"] = drafting
 
