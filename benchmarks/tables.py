@@ -156,6 +156,15 @@ def _profile_table(profile: Report) -> list[str]:
     return [title, "", *_table(["part", "ms", "share"], rows)]
 
 
+def _wanted(goals: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A table of the speeds that are wanted; nothing where there is none."""
+    rows = [
+        [goal["name"], f"{goal['found']:.2f}", f"{goal['at_least']:.2f}", "yes" if goal["met"] else "no"]
+        for goal in goals
+    ]
+    return ["", *_table(["wanted", "measured", "at least", "reached"], rows)] if rows else []
+
+
 def store_tables(report: Report) -> list[str]:
     """Tables of reads, shuffled batches and training."""
     results = report["results"]
@@ -164,7 +173,9 @@ def store_tables(report: Report) -> list[str]:
         for name, rate in found["mb_per_s"].items():
             share = found["share_of_memmap"].get(name)
             rows.append([f"{label}: {name}", _between(rate, ",.0f"), _between(share, ".0%") if share else "–"])
-    lines = _table(["warm reads of three models, bfloat16", "MB/s", "share of memmap"], rows)
+    n_rounds = len(next(iter(results["reads"].values()))["mb_per_s"]["store"]["all"])
+    title = f"warm reads of three models, bfloat16, {n_rounds} rounds"
+    lines = [*_table([title, "MB/s", "share of memmap"], rows), *_wanted(report.get("goals", []))]
     batches = results["batches"]["tokens_per_s"]
     lines += ["", *_table(["shuffled batches", "tokens/s"], [[n, _between(r, ",.0f")] for n, r in batches.items()])]
     training = results["training"]
@@ -241,13 +252,7 @@ def gpu_tables(report: Report) -> list[str]:
     ]
     rows += [[name, found["state"], "–", "–"] for name, found in steps.items() if "wall_seconds" not in found]
     lines = _table(["step", "state", "checks that hold", "seconds"], rows)
-    goals = [goal for found in steps.values() for goal in found.get("goals", [])]
-    rows = [
-        [goal["name"], f"{goal['found']:.2f}", f"{goal['at_least']:.2f}", "yes" if goal["met"] else "no"]
-        for goal in goals
-    ]
-    if rows:
-        lines += ["", *_table(["wanted", "measured", "at least", "reached"], rows)]
+    lines += _wanted([goal for found in steps.values() for goal in found.get("goals", [])])
     results = {name: found.get("results", {}) for name, found in steps.items()}
     if training := results.get("training", {}).get("training"):
         lines += ["", *_train_table("training", training)]

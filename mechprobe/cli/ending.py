@@ -1,6 +1,9 @@
 """How a command ends: an error is one sentence on stderr and exit code 2."""
 
+import atexit
 import errno
+import gc
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -9,6 +12,9 @@ from typing import Any
 
 from mechprobe.errors import EndedElsewhereError, OutOfMemoryError, UserError, first_line, lack_of_memory
 
+atexit.register(
+    gc.freeze
+)  # at its end Python would look for garbage in all of torch and transformers, for a second or two
 INTERRUPTED = 130
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _SAYS_FULL = ("no space left", "disk quota exceeded")
@@ -52,9 +58,11 @@ def _run(argv: list[str]) -> int:
     import typer
 
     from mechprobe.cli.app import app, spread
+    from mechprobe.launcher import expect_end
     from mechprobe.memory import forget_limits
     from mechprobe.progress import forget_told
 
+    expect_end()
     forget_told()
     forget_limits()
     try:
@@ -109,10 +117,13 @@ def _quiet_without_memory() -> Iterator[None]:
 
 
 def _fail(sentence: str) -> int:
-    sys.stderr.write(f"mechprobe: {' '.join(sentence.split())}\n")
+    launcher = sys.modules.get("mechprobe.launcher")  # absent where memory ran out for the imports
+    if launcher is None or launcher.speaks():
+        sys.stderr.write(f"mechprobe: {' '.join(sentence.split())}\n")
     return 2
 
 
 def _interrupted() -> int:
-    sys.stderr.write("mechprobe: interrupted; run the same command again to resume.\n")
+    if os.environ.get("RANK", "0") == "0":  # Ctrl-C reaches all processes of a launcher
+        sys.stderr.write("mechprobe: interrupted; run the same command again to resume.\n")
     return INTERRUPTED

@@ -31,13 +31,17 @@ def _shown(command: Callable[..., None], libraries: str) -> Callable[..., None]:
 
     @functools.wraps(command)
     def wrapped(context: Any, log_json: Path | None = None, **values: Any) -> None:
+        from mechprobe.launcher import SEVERAL, require_one_process
         from mechprobe.progress.display import screen
         from mechprobe.progress.events import EventLog
 
+        name = _name(context)
+        if name not in SEVERAL and not name.startswith("posttrain"):  # which has a rule of its own
+            require_one_process(f"mechprobe {name}")
         log = None if log_json is None else EventLog(log_json)
         loads = "" if "torch" in sys.modules else libraries
         try:
-            with screen.command(_name(context), log, loads=loads, soon=bool(loads or not libraries)):
+            with screen.command(name, log, loads=loads, soon=bool(loads or not libraries)):
                 command(**values)
         finally:
             if log is not None:

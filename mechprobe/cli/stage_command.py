@@ -29,7 +29,7 @@ def carry_out(
 
     check_device(run.config.device)
     ranks = sharing()
-    if shared.no_upstream or ranks.count > 1:  # otherwise every process would make the same stage
+    if shared.no_upstream or ranks.count > 1:  # several processes would each make the same stage
         refuse_missing(run, stage)
     if shared.dry_run and not ranks.is_first:
         return None
@@ -40,7 +40,7 @@ def carry_out(
         say_plan(planned, as_json=shared.as_json)
         return None
     require_same_run(run)
-    ranks.wait()  # until all have read the settings that the first one may change
+    ranks.require_shared(run.folder)  # by then all have read the settings that the first one may change
     inside = folder not in [path for _, path in run.layout.elsewhere]
     if not ranks.is_first or (not inside and not missing_stages(run, stage)):  # nothing is written into the run folder
         make_upstream(run, stage, note)

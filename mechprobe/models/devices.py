@@ -1,5 +1,6 @@
 """Devices that models are placed on."""
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from mechprobe.errors import ModelError, is_out_of_memory
@@ -70,3 +71,9 @@ def input_device(model: "PreTrainedModel") -> "torch.device":
         return weight.device
     hook = getattr(model.get_input_embeddings(), "_hf_hook", None)
     return torch.device(getattr(hook, "execution_device", None) or "cpu")
+
+
+def local_device(device: str) -> str:
+    """The device of this process. Under a launcher, each process on a machine uses a different GPU."""
+    local, several = os.environ.get("LOCAL_RANK"), int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return f"cuda:{local}" if device == "cuda" and local is not None and several else device

@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from mechprobe.errors import ArtifactError, MechprobeError
 from mechprobe.pipeline.run import Run
 from mechprobe.progress import is_log
+from mechprobe.ranks import processes
 from mechprobe.run_config import SHARED, read_run_file, write_run_file
 from mechprobe.run_layout import CHAIN
 from mechprobe.stage_folder import MANIFEST, read_manifest, recorded_hash
@@ -55,7 +56,8 @@ def refuse_missing(run: Run, stage: str) -> None:
     if missing:
         raise ArtifactError(
             f"{run.folder} has no finished {missing[-1]} stage, which {stage} needs; run `mechprobe {missing[-1]} "
-            f"--run {run.folder}` first, with the same options, or leave out --no-upstream."
+            f"--run {run.folder}` first, with the same options"
+            + ("; several processes do not make it." if processes().count > 1 else ", or leave out --no-upstream.")
         )
 
 

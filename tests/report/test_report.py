@@ -96,12 +96,14 @@ def test_a_whole_run_has_every_section_and_figure(reported: Path) -> None:
 def test_the_page_loads_nothing_from_elsewhere(run: Path) -> None:
     tags = Tags(report(run).read_text())
     further = {"index.html", "examples.html"}
+    ids = {attributes.get("id") for _, attributes in tags.found}
     for tag, attributes in tags.found:
         assert tag not in ("iframe", "object", "embed", "base", "form")
         assert tag != "script" or not attributes
         for name in ("src", "href"):
             value = attributes.get(name) or "#"
             assert value.startswith(("data:", "#", "figures/")) or value in further
+            assert not value.startswith("#") or value == "#" or value[1:] in ids, "a link to what is not there"
 
 
 @pytest.mark.usefixtures("no_figures")
