@@ -91,27 +91,34 @@ def ended(done: subprocess.CompletedProcess[str], same: bool) -> End:
 
 
 def ends(
-    name: str, command: Sequence[str], places: Sequence[Path], limits: Sequence[int]
+    name: str, command: Sequence[str], run: Path, scratch: Path, limits: Sequence[int]
 ) -> Iterator[dict[str, object]]:
     """One row for each limit of one command, after a run without a limit."""
     with tempfile.NamedTemporaryFile() as file:
+        _renew(scratch)
         first = run_limited(command, None, Path(file.name))
         if first.returncode:
             yield {"command": name, "limit_mib": None, "end": "fails without a limit", "said": first.stderr[-300:]}
             return
-        peak, expected = int(Path(file.name).read_text()) * 1024, digests(*places)
+        peak, expected = int(Path(file.name).read_text()) * 1024, digests(run, scratch)
     yield {"command": name, "limit_mib": None, "end": "equal", "needs_mib": peak >> 20, "said": ""}
-    for limit in limits or sorted(
-        {*(int(share * peak) for share in _SHARES), *(size << 20 for size in _SMALLEST)}, reverse=True
-    ):
+    shares = {*(int(share * peak) for share in _SHARES), *(size << 20 for size in _SMALLEST)}
+    for limit in limits or sorted(shares, reverse=True):
+        _renew(scratch)
         try:
             done = run_limited(command, limit)
         except subprocess.TimeoutExpired:
             end = End("hangs", f"no end within {_SECONDS} s")
         else:
-            end = ended(done, digests(*places) == expected)
+            end = ended(done, digests(run, scratch) == expected)
         row: dict[str, object] = {"command": name, "limit_mib": limit >> 20, "share": round(limit / peak, 2)}
         yield {**row, "end": end.kind, "said": end.said}
+
+
+def _renew(scratch: Path) -> None:
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    write_inputs(scratch)
 
 
 def main() -> None:
@@ -128,11 +135,7 @@ def main() -> None:
     for name, command in commands(arguments.run, arguments.scratch).items():
         if arguments.only and name not in arguments.only:
             continue
-        shutil.rmtree(arguments.scratch, ignore_errors=True)
-        arguments.scratch.mkdir(parents=True)
-        write_inputs(arguments.scratch)
-        forced = command if "--force" in command or command[0] != "posttrain" else [*command, "--force"]
-        for row in ends(name, forced, (arguments.run, arguments.scratch), [size << 20 for size in arguments.limits]):
+        for row in ends(name, command, arguments.run, arguments.scratch, [size << 20 for size in arguments.limits]):
             rows.append(row)
             print(json.dumps(row), flush=True)
     counts = Counter(str(row["end"]) for row in rows)

@@ -93,6 +93,8 @@ class DependencyError(MechprobeError):
 def first_line(error: BaseException) -> str:
     """Type and first line of another library's error, for use within a message of one sentence."""
     lines = str(error).strip().splitlines()
+    if not lines and isinstance(error, MemoryError):
+        return type(error).__name__
     return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"[:200]
 
 
@@ -102,17 +104,16 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def lack_of_memory(error: BaseException | None) -> BaseException | None:
-    """The error that says so: ``error``, or the one during whose handling it was raised; None if there is none.
+    """The first error that says so: ``error``, or one during whose handling it was raised; None if there is none.
 
     Libraries and checks of files turn any failure into one of their own, such as "the file is damaged".
     """
-    seen: set[int] = set()
+    found, seen = None, set[int]()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
-        if _refuses_memory(error):
-            return error
+        found = error if _refuses_memory(error) else found
         error = error.__cause__ or error.__context__
-    return None
+    return found
 
 
 def _refuses_memory(error: BaseException) -> bool:

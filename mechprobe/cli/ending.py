@@ -20,6 +20,21 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _SAYS_FULL = ("no space left", "disk quota exceeded")
 
 
+def _unless_memory(show: Callable[..., object], error: int | str) -> Callable[..., None]:
+    """A hook for errors that nothing catches, which is silent where memory ran out; ``error`` is its place in the arguments."""
+
+    def hook(*raised: Any) -> None:
+        value = raised[error] if isinstance(error, int) else getattr(raised[0], error)
+        if lack_of_memory(value) is None:
+            show(*raised)
+
+    return hook
+
+
+if "--multiprocessing-fork" in sys.orig_argv:  # a worker; the command that started it says that it was ended
+    sys.excepthook = _unless_memory(sys.excepthook, 1)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 2 an error that the user can fix, 130 interrupted."""
     try:
@@ -62,13 +77,10 @@ def _run(argv: list[str]) -> int:
 def _sentence(error: BaseException) -> str | None:
     """The message for an error that the user can fix; None for a defect of mechprobe."""
     lack = lack_of_memory(error)
-    if isinstance(error, UserError):
-        below = (
-            ""
-            if lack is None or isinstance(error, OutOfMemoryError)
-            else f"; memory ran out there ({first_line(lack)})"
-        )
-        return f"{str(error).removesuffix('.')}{below}, so free memory first." if below else str(error)
+    if isinstance(error, OutOfMemoryError) or (isinstance(error, UserError) and lack is None):
+        return str(error)
+    if isinstance(error, UserError) and lack is not None:  # it may blame a file that is sound
+        return f"{str(error).removesuffix('.')}; memory ran out there ({first_line(lack)}), so free memory first."
     if lack is not None:
         return (
             f"memory ran out ({first_line(lack)}); free memory, raise its limit, or lower the batch size or the dtype of the models, "
@@ -97,15 +109,7 @@ def _of_system(error: BaseException) -> str | None:
 def _quiet_without_memory() -> Iterator[None]:
     """Without memory, also threads and destructors fail. Their tracebacks are not shown, because the command's sentence says it."""
     before = sys.unraisablehook, threading.excepthook
-
-    def unless_memory(show: Callable[[Any], object]) -> Callable[[Any], None]:
-        def hook(raised: Any) -> None:
-            if lack_of_memory(raised.exc_value) is None:
-                show(raised)
-
-        return hook
-
-    sys.unraisablehook, threading.excepthook = unless_memory(before[0]), unless_memory(before[1])
+    sys.unraisablehook, threading.excepthook = (_unless_memory(hook, "exc_value") for hook in before)
     try:
         yield
     finally:

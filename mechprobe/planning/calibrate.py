@@ -107,9 +107,8 @@ def _imports() -> tuple[float, dict[str, int]]:
     began = time.monotonic()
     done = subprocess.run([sys.executable, "-c", _IMPORTS], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise ModelError(
-            f"The stages cannot be imported ({done.stderr.strip().splitlines()[-1]}); see `mechprobe doctor`."
-        )
+        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]  # a killed process says nothing
+        raise ModelError(f"The stages cannot be imported ({said[-1]}); see `mechprobe doctor`.")
     return time.monotonic() - began, json.loads(done.stdout.splitlines()[-1])
 
 

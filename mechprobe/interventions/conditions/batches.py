@@ -10,12 +10,14 @@ import signal
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import active_children, get_context, parent_process
 from threading import Thread
 
 import torch
 
+from mechprobe.errors import OutOfMemoryError, is_out_of_memory
 from mechprobe.evals.answering import Asking, askings
 from mechprobe.evals.tasks import Task
 from mechprobe.interventions.conditions.plan import Condition
@@ -205,6 +207,11 @@ def run_conditions(
             futures = {pool.submit(_work, batch): batch for batch in waiting}
         for future in as_completed(futures):
             yield from zip(futures[future], future.result(), strict=True)
+    except BrokenProcessPool:
+        raise OutOfMemoryError(
+            "A worker process of intervene was ended, which the system does when memory runs out; lower intervene.workers, "
+            f"now {workers}, and run the same command again."
+        ) from None
     except BaseException:
         for child in set(active_children()).difference(others):
             child.terminate()  # what it has begun is lost, whether its end is awaited or not
@@ -224,7 +231,12 @@ def _no_interrupts_in_children() -> Iterator[None]:
 
 
 def _start(drafting: DraftingRunner, threads: int) -> None:
-    Thread(target=_exit_with_parent, daemon=True).start()
+    try:
+        Thread(target=_exit_with_parent, daemon=True).start()
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            os._exit(1)  # the parent says it; the pool would print the traceback
+        raise
     torch.set_num_threads(threads)
     _worker["runner"] = drafting
 

@@ -1,0 +1,179 @@
+"""What a command says when memory, threads or the disk run out, at whatever depth."""
+
+import errno
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+
+from mechprobe.cli import app as table, main
+from mechprobe.errors import ModelError, OutOfMemoryError, is_out_of_memory
+from mechprobe.memory import in_parts, needing_memory
+from tests.cli.memory_faults import ERRORS
+
+
+class PanicException(BaseException):
+    """Like pyo3's, which is no `Exception`."""
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+SAID = {
+    "memory": MemoryError(),
+    "thread": RuntimeError("can't start new thread"),
+    "library": ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+    "fork": OSError(errno.ENOMEM, "Cannot allocate memory"),
+    "file": OSError(errno.ENOMEM, "Cannot allocate memory", "model.safetensors"),
+    "hdf5": OSError("Unable to open file (errno = 12, error message = 'Cannot allocate memory')"),
+    "freetype": RuntimeError("FT_Open_Face failed with error 0x40: out of memory"),
+    "safetensors": type("SafetensorError", (Exception,), {})("Error: Os { code: 12, message: \"Cannot allocate memory\" }"),
+    "rust": PanicException('ThreadPoolBuildError { kind: IOError(Os { code: 11, message: "Resource temporarily unavailable" }) }'),
+}  # fmt: skip
+
+
+@pytest.fixture
+def ends_with(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], int]:
+    """Run a command that raises an error."""
+
+    def run(error: BaseException) -> int:
+        def fail() -> None:
+            raise error
+
+        app = typer.Typer()
+        app.command("fail")(fail)
+        app.command("other")(lambda: None)
+        monkeypatch.setattr(table, "app", app)
+        return main(["fail"])
+
+    return run
+
+
+@pytest.mark.parametrize("error", [*SAID.values(), *(make() for make in ERRORS.values())], ids=[*SAID, *ERRORS])
+def test_every_lack_of_memory_is_one_sentence(
+    error: BaseException, ends_with: Callable[[BaseException], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert is_out_of_memory(error)
+    assert ends_with(error) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("mechprobe: memory ran out (")
+    assert said.count("\n") == 1
+
+
+def test_a_message_that_blames_a_file_says_that_memory_ran_out(
+    ends_with: Callable[[BaseException], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = ModelError("Model rl: the file is damaged; copy it again.")
+    assert not is_out_of_memory(error)
+    assert ends_with(error) == 2
+    assert capsys.readouterr().err == "mechprobe: Model rl: the file is damaged; copy it again.\n"
+    error.__context__ = RuntimeError("mmap: Cannot allocate memory")
+    assert is_out_of_memory(error)
+    assert ends_with(error) == 2
+    assert "copy it again; memory ran out there (RuntimeError: mmap" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [FULL, RuntimeError("I/O error: Disk quota exceeded (os error 122)")])
+def test_a_full_disk_is_one_sentence(
+    error: Exception, ends_with: Callable[[BaseException], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ends_with(error) == 2
+    assert capsys.readouterr().err == "mechprobe: the disk is full; free space and run the same command again.\n"
+
+
+def test_a_defect_keeps_its_traceback(ends_with: Callable[[BaseException], int]) -> None:
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        ends_with(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+def test_threads_without_memory_are_silent_and_others_are_not(
+    ends_with: Callable[[BaseException], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", lambda raised: shown.append(raised.exc_value))
+
+    def fail() -> None:
+        for error in (MemoryError(), ValueError("a defect")):
+
+            def work(error: Exception = error) -> None:
+                raise error
+
+            thread = threading.Thread(target=work)
+            thread.start()
+            thread.join()
+
+    app = typer.Typer()
+    app.command("fail")(fail)
+    app.command("other")(lambda: None)
+    monkeypatch.setattr(table, "app", app)
+    assert main(["fail"]) == 0
+    assert [str(error) for error in shown] == ["a defect"]
+
+
+def test_work_that_cannot_be_halved_names_its_settings() -> None:
+    said = r"Training: memory ran out \(MemoryError\); lower batch_size\.$"
+    with pytest.raises(OutOfMemoryError, match=said), needing_memory("Training", "lower batch_size"):
+        raise MemoryError
+    with pytest.raises(ValueError, match="other"), needing_memory("Training", "lower batch_size"):
+        raise ValueError("other")
+
+
+def test_work_inside_other_work_is_halved_once() -> None:
+    tried: list[int] = []
+
+    def inner(part: slice) -> int:
+        tried.append(part.stop - part.start)
+        raise MemoryError
+
+    with pytest.raises(OutOfMemoryError, match="Inner: one of the rows alone"):
+        in_parts(lambda _part: in_parts(inner, 4, what="Inner", unit="rows"), 8, what="Outer")
+    assert tried == [4, 2, 1]
+
+
+def test_a_worker_that_was_ended_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mechprobe.interventions.conditions import batches
+    from mechprobe.interventions.conditions.runner import Runner
+
+    class Pool:
+        def __init__(self, *_args: object, **_options: object) -> None:
+            self.closed = False
+
+        def submit(self, *_args: object) -> None:
+            raise BrokenProcessPool("A process in the process pool was terminated abruptly")
+
+        def shutdown(self, **_options: object) -> None:
+            self.closed = True
+
+    monkeypatch.setattr(batches, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(
+        batches, "DraftingRunner", lambda _runner: type("Runner", (), {"prepare": lambda _self: None})()
+    )
+    monkeypatch.setattr(batches, "batches", lambda _runner, _conditions: [[1], [2]])
+    with pytest.raises(OutOfMemoryError, match=r"lower intervene\.workers, now 2"):
+        list(batches.run_conditions(object.__new__(Runner), [], workers=2))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit of the address space is Linux's")
+@pytest.mark.parametrize("mib", [24, 40])
+def test_a_limit_below_the_imports_is_one_sentence(mib: int) -> None:
+    """The numbers lie below what Python needs for the command line, on any machine."""
+    import resource
+
+    size = mib << 20
+    done = subprocess.run(
+        [sys.executable, "-m", "mechprobe", "doctor"],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (size, size)), capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("mechprobe: memory ran out (")
+    assert done.stderr.count("\n") == 1
+
+
+def test_numpy_says_the_size() -> None:
+    with pytest.raises(MemoryError) as caught:
+        np.empty((1 << 45,))
+    assert is_out_of_memory(caught.value)
