@@ -187,7 +187,7 @@ def _run_all(work: HarnessWork, folder: Path) -> Found:
             part, count = folder / f"part-{index:04d}.json", advance.found
             if not part.is_file():
                 with work.runner.in_force(condition), activity(condition.name):
-                    work.tasks.run(work.runner.family[condition.model]).save(part)
+                    work.tasks.run(work.runner.models.whole(condition.model)).save(part)
                 count = advance
             found[condition.name] = HarnessRun.load(part)
             count(1, condition=condition.name)
