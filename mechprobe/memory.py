@@ -6,8 +6,10 @@ for each row, and the results keep their bits wherever a kernel does not look at
 of one token on.
 """
 
+import ctypes
 import gc
 import math
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -107,9 +109,15 @@ def forget_limits() -> None:
 
 
 def free_memory() -> None:
-    """Return memory that no tensor uses to the system and the GPU."""
+    """Return memory that no tensor uses to the system and the GPU.
+
+    Threads load the weights of a model. glibc keeps what they free for threads to come, which would add up with every model.
+    """
     import torch
 
     gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:  # musl has none
+        trim(0)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -18,6 +18,7 @@ from mechprobe.files import dump_json, sha256_bytes
 from mechprobe.formatting import percent
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.load import LanguageModel
+from mechprobe.models.one_by_one import loaded_for
 from mechprobe.progress import progress
 from mechprobe.ranks import once
 from mechprobe.records import Outcome, Outcomes, Sample, read_jsonl, read_outcomes, write_jsonl
@@ -240,7 +241,8 @@ def _run_models(
             else:
                 count = advance
                 options = {"batch_size": config.batch_size, "prefix": prefix, "respond": respond}
-                found = run_tasks(model, tasks, label=label, **options)
+                with loaded_for(model):
+                    found = run_tasks(model, tasks, label=label, **options)
                 write_jsonl(part, found)
             records += found
             right = sum(record.outcome == "right" for record in found)

@@ -35,7 +35,7 @@ from mechprobe.models.devices import input_device
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.head import Head
 from mechprobe.models.log_probs import compared_with
-from mechprobe.progress import progress
+from mechprobe.progress import Advance, progress
 from mechprobe.statistics import bootstrap_ratio
 
 
@@ -153,23 +153,34 @@ def measure_collateral(
     with progress(len(batches) * len(wanted), "collateral", unit="passes") as advance:
         for host in dict.fromkeys(condition.model for condition in wanted):
             mine = [condition for condition in wanted if condition.model == host]
-            model = runner.family[host].hf
-            head = Head(model)
-            for rows in batches:
-                batch = _padded(rows, str(input_device(model)))
-                clean = _states(head, batch)
-                for start in range(0, len(mine), _TOGETHER):
-                    some = mine[start : start + _TOGETHER]
-                    states = [_edited_states(runner, condition, head, batch) for condition in some]
-                    for condition, found in zip(some, _sums(head, clean, states, batch), strict=True):
-                        sums[condition.name].append(found)
-                    advance(len(some))
+            for name, found in _of_host(runner, host, mine, batches, advance):
+                sums[name].append(found)
     counts = [len(ids) - 1 for rows in batches for ids in rows]
     found = {}
     for name, parts in sums.items():
         kl, change = (bootstrap_ratio(values, counts, seed=seed) for values in torch.cat(parts).T.tolist())
         found[name] = Collateral(kl=kl, ce_change=change)
     return found
+
+
+def _of_host(
+    runner: Runner,
+    host: str,
+    conditions: Sequence[Condition],
+    batches: Sequence[Sequence[tuple[int, ...]]],
+    advance: Advance,
+) -> Iterator[tuple[str, Float[Tensor, "text 2"]]]:
+    """Yield name and sums per text of the conditions of one host, batch by batch."""
+    model = runner.models.whole(host).hf
+    head = Head(model)
+    for rows in batches:
+        batch = _padded(rows, str(input_device(model)))
+        clean = _states(head, batch)
+        for start in range(0, len(conditions), _TOGETHER):
+            some = conditions[start : start + _TOGETHER]
+            states = [_edited_states(runner, condition, head, batch) for condition in some]
+            yield from zip([condition.name for condition in some], _sums(head, clean, states, batch), strict=True)
+            advance(len(some))
 
 
 def _batches(sequences: Iterable[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:

@@ -172,6 +172,7 @@ def intervene(  # noqa: PLR0913 - the promised entry point
             work.runner.fit = fitted(work.runner, work.conditions, tokens, stage.folder)
             codes = _run_all(work.runner, work.conditions, stage.folder)
             results = _judge(work, codes, stage.folder)
+            work.runner.models.release()
             write_jsonl(stage.folder / OUTCOMES_FILE, [{"condition": name, **row} for name, row in codes.items()])
             results.save(stage.folder / RESULTS_FILE)
             pooled = [json_value(row) for row in results.pooled_verdicts]

@@ -1,12 +1,16 @@
-"""Passes of several models over the same tokens with one model in memory, and what the passes leave for each other on disk."""
+"""Work of several models with one whole model in memory, and what their passes leave for each other on disk."""
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from mechprobe.models.family import ModelFamily
+from mechprobe.models.load import LanguageModel
+from mechprobe.models.lower_part import LowerModel
+from mechprobe.types import Site
 
 
 class OneByOne(Mapping[str, nn.Module]):
@@ -39,6 +43,64 @@ class OneByOne(Mapping[str, nn.Module]):
         if self._last:
             self._family[self._last].release("hf")
         self._last = ""
+
+
+@contextmanager
+def loaded_for(model: LanguageModel) -> Iterator[None]:
+    """Free the weights of a model after the ``with`` block, unless they were loaded before."""
+    before = "hf" in model.__dict__
+    try:
+        yield
+    finally:
+        if not before:
+            model.release("hf")
+
+
+class OneWhole(Mapping[str, LanguageModel]):
+    """Name to model of a family, up to a site (`LowerModel`), beside one whole model at a time.
+
+    Models that were loaded before stay loaded. They, and the whole one, are their own lower parts.
+    """
+
+    def __init__(self, family: ModelFamily, site: Site) -> None:
+        self._family, self._site = family, site
+        self._lower: dict[str, LowerModel] = {}
+        self._whole = ""
+
+    def whole(self, name: str) -> LanguageModel:
+        """A whole model; the one before and all lower parts are freed, so nothing else may hold them any more."""
+        if name != self._whole:
+            self.release()
+            if "hf" not in self._family[name].__dict__:
+                self._whole = name
+        return self._family[name]
+
+    def __getitem__(self, name: str) -> LanguageModel:
+        if name not in self._family:
+            raise KeyError(name)
+        if name == self._whole or "hf" in self._family[name].__dict__:
+            return self._family[name]
+        if name not in self._lower:
+            self._lower[name] = LowerModel(self._family[name], self._site)
+        return self._lower[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._family
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._family.names)
+
+    def __len__(self) -> int:
+        return len(self._family)
+
+    def release(self) -> None:
+        """Free what was loaded."""
+        for model in self._lower.values():
+            model.release("hf")
+        self._lower.clear()
+        if self._whole:
+            self._family[self._whole].release("hf")
+        self._whole = ""
 
 
 class TensorFiles:

@@ -27,6 +27,7 @@ from mechprobe.interventions.drafting.rules import Decoding
 from mechprobe.interventions.drafting.together import Together
 from mechprobe.interventions.hooks.rewriting import SiteRewrite
 from mechprobe.models.generation import Asked, Generated
+from mechprobe.models.load import LanguageModel
 from mechprobe.progress import tell_once
 from mechprobe.ranks import in_turns, sharing
 
@@ -52,9 +53,10 @@ def has_drafts(runner: Runner, condition: Condition) -> bool:
 
 
 def batches(runner: Runner, conditions: Sequence[Condition]) -> list[list[Condition]]:
-    """The conditions in batches; one that `has_drafts` excludes is alone."""
+    """The conditions in batches, host by host; one that `has_drafts` excludes is alone."""
+    hosts = list(dict.fromkeys(condition.model for condition in conditions))
     groups: dict[object, list[Condition]] = defaultdict(list)
-    for condition in conditions:
+    for condition in sorted(conditions, key=lambda condition: hosts.index(condition.model)):
         key = _key(runner, condition) if has_drafts(runner, condition) else condition.name
         groups[key].append(condition)
     return [
@@ -84,7 +86,8 @@ class DraftingRunner:
         if model not in self._clean:
             found: Responses = {}
             for asking in self.askings(self.runner.tasks):
-                responses = asking.responses(self.runner.family[model], batch_size=self.runner.config.batch_size)
+                whole = self._whole(model)
+                responses = asking.responses(whole, batch_size=self.runner.config.batch_size)
                 found |= asking.by_sample(responses)
             self._clean[model] = found
         return self._clean[model]
@@ -108,6 +111,7 @@ class DraftingRunner:
         if first.how == "clean":
             return [self.codes(first, self.clean(first.model))]
         if not has_drafts(self.runner, first):
+            self._whole(first.model)
             return [self.runner.run(condition) for condition in batch]
         try:
             responses = self.responses(batch, changes)
@@ -141,8 +145,10 @@ class DraftingRunner:
         """
         runner, first = self.runner, batch[0]
         changes = [change or runner.change(condition) for condition, change in _paired(batch, changes)]
-        together, found = self._of(first.model, changes), [Responses() for _ in batch]
         other = runner.config.tuned if first.model == runner.config.base else runner.config.base
+        for name in (other, first.model):  # the host last, so that it stays in memory
+            self.clean(name)
+        together, found = self._of(first.model, changes), [Responses() for _ in batch]
         for asking in self.askings(runner.tasks_of(first)):
             known = [self.drafts(asking, name) for name in dict.fromkeys((first.model, other))]
             asked = Asked.of(together.host, asking.encoder.tokenizer, None)
@@ -166,9 +172,17 @@ class DraftingRunner:
     def _of(self, host: str, changes: Sequence[SiteRewrite]) -> Together:
         reads = tuple(sorted({name for change in changes for name in change.reads}))
         if (host, reads) not in self._together:
-            siblings = {name: self.runner.family[name] for name in reads}
-            self._together = {(host, reads): Together(self.runner.family[host], self.runner.site, siblings)}
+            self._together.clear()
+            whole = self._whole(host)
+            siblings = {name: self.runner.models[name] for name in reads}
+            self._together = {(host, reads): Together(whole, self.runner.site, siblings)}
         return self._together[host, reads]
+
+    def _whole(self, host: str) -> LanguageModel:
+        """The whole model; states of another host's models are let go before."""
+        if any(name != host for name, _ in self._together):
+            self._together.clear()
+        return self.runner.models.whole(host)
 
 
 def _paired(

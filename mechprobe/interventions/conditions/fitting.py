@@ -84,6 +84,7 @@ def best_doses(runner: Runner, rivals: Sequence[Condition], tasks: Sequence[Task
     config, tuning = runner.config, copy(runner)
     tuning.tasks = list(tasks)
     wanted = [condition for condition in rivals if runner.rivals[condition.features].tuned]
+    wanted.sort(key=lambda condition: condition.model)  # one host after the other, because one is in memory
     doses, found = sorted(config.rival_doses), dict[str, float]()
     drafting = DraftingRunner(tuning)
     clean = Condition("base", config.base, "clean", "none", "clean", "clean")

@@ -92,7 +92,7 @@ def _residuals(
     ids, attention = left_pad(rows, runner.family.pad_id, "cpu")
     device = runner.crosscoder.device
     found = {}
-    for model in (runner.family[name] for name in names):
+    for model in (runner.models[name] for name in names):
         inputs = (ids.to(model.input_device), attention.to(model.input_device))
         found[model.name] = residuals_plain(model, *inputs, [runner.site])[runner.site].to(device)
     return found, attention.bool().to(device)

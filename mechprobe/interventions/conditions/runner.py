@@ -26,6 +26,7 @@ from mechprobe.interventions.hooks.rewriting import SiteRewrite, rewriting_sites
 from mechprobe.interventions.rivals.rival import Rival, RivalFit, RivalInput, at_norm_of
 from mechprobe.interventions.rivals.weight_change import weight_change
 from mechprobe.models.family import ModelFamily
+from mechprobe.models.one_by_one import OneWhole
 from mechprobe.progress import progress
 from mechprobe.selection.result import Selection
 from mechprobe.types import ReadoutMode, Site
@@ -40,7 +41,10 @@ _DIRECTION_EDITS: dict[EditKind, Edit] = {
 
 
 class Runner:
-    """Runs conditions on the crosscoder's models, on tasks, at the selection's site and at the positions of the settings."""
+    """Runs conditions on the crosscoder's models, on tasks, at the selection's site and at the positions of the settings.
+
+    ``models`` holds the host of a condition whole, and the models that it reads up to the site.
+    """
 
     def __init__(
         self,
@@ -59,6 +63,7 @@ class Runner:
         self.positions = PositionRule.parse(config.positions)
         self.leaves = TokenRule() if self.positions.with_dropped else TokenRule.of(crosscoder)
         self.site = Site.parse(selection.site)
+        self.models = OneWhole(self.family, self.site)
         self.rivals = {rival.name: rival for rival in rivals}
         self.fit: RivalFit | None = None
         self._last_own: tuple[object, Rewrite] | None = None
@@ -190,7 +195,7 @@ class Runner:
             Task → one outcome code per response, see `mechprobe.records.Outcome.code`. The draws of a sample follow each other;
             they have the same seeds under every condition.
         """
-        model, tasks = self.family[condition.model], self.tasks_of(condition) if tasks is None else tasks
+        model, tasks = self.models.whole(condition.model), self.tasks_of(condition) if tasks is None else tasks
         prefix = self.config.force_prefix if condition.how == "prefix" else ""
         with self.in_force(condition) if change is None else self._with(condition, change):
             outcomes = run_tasks(model, tasks, label=condition.name, batch_size=self.config.batch_size, prefix=prefix)
@@ -210,11 +215,12 @@ class Runner:
         if condition.how in ("clean", "prefix"):
             yield
         elif condition.how == "rival" and (rank := self.rivals[condition.features].weight_rank) is not None:
-            host, donor = self.family[condition.model], self.family[str(condition.donor)]
+            host, donor = self.models.whole(condition.model), self.models[str(condition.donor)]
             with weight_change(host.hf, donor.hf, self.site, rank):
                 yield
         elif condition.how == "edit":
-            with edited_at(self.family[condition.model], [self._site_edit(condition, where)], siblings=self.family):
+            host = self.models.whole(condition.model)
+            with edited_at(host, [self._site_edit(condition, where)], siblings=self.models):
                 yield
         else:
             with self._with(condition, self.change(condition, where)):
@@ -225,8 +231,8 @@ class Runner:
         return SiteEdit(self.crosscoder, condition.ids, condition.edit, self.site, condition.donor, readout, where)
 
     def _with(self, condition: Condition, change: SiteRewrite) -> AbstractContextManager[None]:
-        host = self.family[condition.model]
-        siblings = {name: self.family[name].hf for name in change.reads}
+        host = self.models.whole(condition.model)
+        siblings = {name: self.models[name].hf for name in change.reads}
         return rewriting_sites(host.hf, [change], host_name=host.name, siblings=siblings)
 
     def change(self, condition: Condition, positions: Positions | None = None) -> SiteRewrite:

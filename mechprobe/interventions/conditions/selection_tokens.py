@@ -53,7 +53,7 @@ class SelectionTokens:
     def sequences(self) -> list[tuple[Ids, int]]:
         """The token ids of every prompt with the tuned model's first response, and the length of the prompt."""
         runner = self.runner
-        tuned, responses = runner.family[runner.config.tuned], {}
+        tuned, responses = runner.models.whole(runner.config.tuned), {}
         for outcome in run_tasks(tuned, self.tasks, batch_size=runner.config.batch_size):
             responses.setdefault((outcome.task, outcome.sample_id), outcome.response_ids)
         found = []
@@ -72,7 +72,7 @@ class SelectionTokens:
             chosen = [self.sequences[index] for index in batch]
             ids, attention = left_pad([ids for ids, _ in chosen], family.pad_id, "cpu")
             x = {}
-            for model in (family[name] for name in names):
+            for model in (self.runner.models[name] for name in names):
                 inputs = (ids.to(model.input_device), attention.to(model.input_device))
                 x[model.name] = residuals_plain(model, *inputs, [site])[site].float().cpu()
             place = attention.long().cumsum(1) - 1

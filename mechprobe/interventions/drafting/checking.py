@@ -13,7 +13,7 @@ from mechprobe.interventions.drafting.rules import Rules, Tokens
 from mechprobe.interventions.hooks.rewriting import SiteRewrite, rewritten
 
 MOST_POSITIONS = 2**14
-MOST_LOGITS = 2**25
+MOST_LOGITS = 2**24
 """Positions, and logits, of one pass; the rows of several edits share it."""
 
 

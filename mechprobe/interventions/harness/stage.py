@@ -187,7 +187,7 @@ def _run_all(work: HarnessWork, folder: Path) -> Found:
 
     def run(condition: Condition) -> HarnessRun:
         with work.runner.in_force(condition), activity(condition.name):
-            return work.tasks.run(work.runner.family[condition.model])
+            return work.tasks.run(work.runner.models.whole(condition.model))
 
     with progress(len(work.conditions), "lm-eval", unit="conditions") as advance:
         advance.found(len(work.conditions) - len(waiting))
