@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from mechprobe.cache.result import duration
+from mechprobe.emergence.arms import find_arms
 from mechprobe.errors import ConfigError, ModelError, first_line
 from mechprobe.formatting import byte_size
+from mechprobe.planning.beside import LISTED, SIDE
 from mechprobe.planning.cost import StageCost
+from mechprobe.planning.page import report_cost
 from mechprobe.planning.rates import Rates
 from mechprobe.planning.shapes import ModelShape
-from mechprobe.planning.stages import SPREAD, Scene, stage_costs
+from mechprobe.planning.scene import Scene
+from mechprobe.planning.stages import SPREAD, STAGES
 from mechprobe.planning.work import Assumed, Workload, count_work
 from mechprobe.run_config import RunConfig
 from mechprobe.run_layout import RunLayout
@@ -74,6 +78,27 @@ class RunPlan:
             "dtype": self.dtype,
             "seconds": sum(cost.seconds or 0.0 for cost in self.costs),
         }
+
+
+def stage_costs(scene: Scene) -> list[StageCost]:
+    """The cost of every stage of the chain, then of the side stages whose section the settings have.
+
+    ``localize`` is left out where the settings name the site.
+    """
+    left_out = ("localize",) if scene.config.cache.sites else ()
+    costs = [cost(scene) for name, cost in STAGES.items() if name not in left_out]
+    costs.append(report_cost(scene.rates, n_features=scene.d_sae, known=scene.known))
+    return costs + [SIDE[name](scene, {}) for name in LISTED if name in scene.config.given and _possible(scene, name)]
+
+
+def _possible(scene: Scene, name: str) -> bool:
+    """Whether a side stage can run with these models: emergence needs checkpoints, and a section alone gives none."""
+    if name != "emergence":
+        return True
+    try:
+        return bool(find_arms(list(scene.with_checkpoints(scene.config.emergence.checkpoints)), scene.config.emergence))
+    except ConfigError:
+        return False
 
 
 def table(costs: Sequence[StageCost], rates: Rates) -> list[str]:
