@@ -5,13 +5,12 @@ from typing import Any
 
 from mechprobe.pipeline.run import Run
 from mechprobe.planning.beside import SIDE, dictionary_seeds
-from mechprobe.planning.cost import StageCost
-from mechprobe.planning.plan import table
+from mechprobe.planning.plan import stage_costs
 from mechprobe.planning.rates import NOT_MEASURED, Rates, rates_here
 from mechprobe.planning.scene import Scene
 from mechprobe.planning.shapes import ModelShape
+from mechprobe.planning.stage_cost import StageCost, table
 from mechprobe.planning.stages import STAGES
-from mechprobe.planning.plan import stage_costs
 from mechprobe.planning.work import Assumed, count_work
 from mechprobe.ranks import sharing
 

@@ -7,9 +7,10 @@ from typing import Any
 from mechprobe.emergence.arms import all_arms, find_arms
 from mechprobe.emergence.dictionaries import all_jobs
 from mechprobe.planning import formulas
-from mechprobe.planning.cost import Meter, StageCost
+from mechprobe.planning.cost import Meter
 from mechprobe.planning.scene import Scene
 from mechprobe.planning.shapes import ModelShape
+from mechprobe.planning.stage_cost import StageCost
 from mechprobe.planning.stages import (
     STAGES,
     encode,
@@ -40,12 +41,12 @@ def _drift(scene: Scene, plan: Plan) -> StageCost:
     meter = scene.meter("drift", "models", opened=len(shapes))
     base = shapes.get(config.base, scene.largest)
     everything = scene.work.rows
-    _read(scene, meter, base, everything, length)
+    _read(meter, base, everything, length)
     for name, counts in tokens.items():
         shape = shapes.get(name, scene.largest)
         sources = max(1, sum(source != "prompt" for source in counts))
         predicted = sum(counts.values())
-        _read(scene, meter, shape, min(everything, predicted + (sources - 1) * counts.get("prompt", 0)), length)
+        _read(meter, shape, min(everything, predicted + (sources - 1) * counts.get("prompt", 0)), length)
         meter.flop += 2 * formulas.head_flop(shape, predicted)
         meter.shared += 2 * formulas.head_flop(shape, predicted) / scene.rates.block_rate(scene.dtype, shape.d_model)
         meter.move(8 * _DISTANCE_PASSES * predicted * shape.n_ids)
@@ -56,12 +57,14 @@ def _drift(scene: Scene, plan: Plan) -> StageCost:
     meter.work("eigen", len(shapes) * n_layers * min(config.positions, base.d_model) ** 3)
     window = everything * formulas.FLOAT * base.d_model
     held = 2 * scene.weights + min(window, 1 << 30) + _DRIFT_CHUNKS * formulas.FLOAT * (1 << 24)
-    held += formulas.activation_bytes(base, scene.dtype, max(1, config.batch_tokens // max(1, round(length))), round(length))
+    held += formulas.activation_bytes(
+        base, scene.dtype, max(1, config.batch_tokens // max(1, round(length))), round(length)
+    )
     meter.hold(device=held, host=scene.stream_bytes)
     return meter.cost(devices=scene.devices, known=scene.known, note=f"{len(tuned)} models against {config.base}")
 
 
-def _read(scene: Scene, meter: Meter, shape: ModelShape, tokens: float, length: float, batch_tokens: int = 4096) -> None:
+def _read(meter: Meter, shape: ModelShape, tokens: float, length: float, batch_tokens: int = 4096) -> None:
     """Load a model and run it on sequences."""
     meter.load(shape)
     meter.work("loaded", 1)
@@ -78,7 +81,7 @@ def _logprobs(scene: Scene, plan: Plan) -> StageCost:
     meter.work("prompt", 2 * traces)
     tokens = response + traces * work.task_tokens
     for shape in shapes.values():
-        _read(scene, meter, shape, tokens, tokens / traces, config.batch_tokens)
+        _read(meter, shape, tokens, tokens / traces, config.batch_tokens)
         meter.head(shape, response)
     # Means of every class and source in every model under draws of the prompts, and of the learning curves.
     groups = len(config.class_names) + 4
@@ -87,17 +90,24 @@ def _logprobs(scene: Scene, plan: Plan) -> StageCost:
     meter.work("figure", 1)
     meter.work("chart", 5)
     meter.write(len(shapes) * response * 12)
-    batch = formulas.activation_bytes(scene.largest, scene.dtype, max(1, round(config.batch_tokens * traces / tokens)), round(tokens / traces))
+    batch = formulas.activation_bytes(
+        scene.largest, scene.dtype, max(1, round(config.batch_tokens * traces / tokens)), round(tokens / traces)
+    )
     chunk = min(1 << 24, response * scene.largest.n_ids)
     meter.hold(device=scene.weights + batch + chunk * (formulas.FLOAT + 3 * 8), host=len(shapes) * response * 40)
-    return meter.cost(known=scene.known, note=f"{len(shapes)} models, {traces:,} traces, {round(response):,} response tokens")
+    return meter.cost(
+        known=scene.known, note=f"{len(shapes)} models, {traces:,} traces, {round(response):,} response tokens"
+    )
 
 
 def _sweep(scene: Scene, plan: Plan) -> StageCost:
     config = scene.config.sweep
     shapes = scene.with_checkpoints(config.checkpoints)
-    cells = plan.get("benchmarks") or [
-        {"n_items": each.n_items or (each.skill.n if each.skill else 64), "n_draws": each.sampling.n if each.sampling else 1}
+    cells: list[dict[str, Any]] = plan.get("benchmarks") or [
+        {
+            "n_items": each.n_items or (each.skill.n if each.skill else 64),
+            "n_draws": each.sampling.n if each.sampling else 1,
+        }
         for each in chosen_benchmarks(config).values()
     ]
     meter = scene.meter("sweep", "models", opened=len(shapes))
@@ -108,7 +118,9 @@ def _sweep(scene: Scene, plan: Plan) -> StageCost:
         for cell in cells:
             n, new = cell["n_items"] * cell["n_draws"], cell.get("decoding", {}).get("max_new_tokens") or 64
             meter.generate(shape, n, scene.work.task_tokens, new, config.batch_size)
-            held = formulas.generation_bytes(shape, scene.dtype, min(n, config.batch_size), scene.work.longest_task, new)
+            held = formulas.generation_bytes(
+                shape, scene.dtype, min(n, config.batch_size), scene.work.longest_task, new
+            )
             longest = max(longest, held)
             meter.work("drawn", 2000 * cell["n_items"])
     meter.hold(device=scene.weights + longest)
@@ -128,16 +140,15 @@ def _probe(scene: Scene, plan: Plan) -> StageCost:
     items = min(config.linear.items, work.samples)
     sites = len(config.linear.sites) or scene.largest.n_layers
     for shape in shapes if items else []:
-        _read(scene, meter, shape, items * work.task_tokens, work.task_tokens, config.linear.batch_size * round(work.task_tokens))
-        fits = 2 * 2 * config.linear.folds * sites * len(config.linear.positions)  # skill and domain, and shuffled labels
-        meter.work("product", fits * _ITERATIONS * 2 * items * shape.d_model * _CLASSES)
+        batch_tokens = config.linear.batch_size * round(work.task_tokens)
+        _read(meter, shape, items * work.task_tokens, work.task_tokens, batch_tokens)
+        fits = 2 * 2 * config.linear.folds * sites * len(config.linear.positions)  # skill, domain, and shuffled labels
+        meter.work("fitted", fits * items * (1 - 1 / config.linear.folds) * shape.d_model)
     meter.products(len(shapes) * formulas.encode_flop(scene.d_all, scene.d_sae, items * work.task_tokens))
     meter.hold(device=scene.weights + 8 * config.draws * work.samples + scene.dictionary_bytes * 2)
     return meter.cost(known=scene.known, note=f"{len(shapes)} models, {items:,} items, {sites} sites")
 
 
-_ITERATIONS, _CLASSES = 40, 5
-"""Steps of a logistic regression, and its classes (ours)."""
 _KINDS = 4 + 4 * 4
 """Simulated curves of all kinds, for each draw: four flat ones, and gains of four heights from four checkpoints on."""
 _LABELLED = 200
@@ -228,7 +239,10 @@ def _emergence(scene: Scene, plan: Plan) -> StageCost:
     graph = formulas.graph_bytes(scene.largest, scene.dtype, GRADIENT_TOKENS, round(scene.length), 1)
     training = training_memory(whole)
     meter.hold(device=training, host=scene.stream_bytes, mapped=whole.mapped_bytes)
-    meter.hold(device=2 * whole.dictionary_bytes + scene.weights + graph + spliced_memory(whole, scene.largest), host=scene.stream_bytes)
+    meter.hold(
+        device=2 * whole.dictionary_bytes + scene.weights + graph + spliced_memory(whole, scene.largest),
+        host=scene.stream_bytes,
+    )
     note = f"{len(names)} models, {n_jobs} dictionaries"
     return replace(meter.cost(known=scene.known, note=note), host_bytes=max(cache.host_bytes, meter.cost().host_bytes))
 

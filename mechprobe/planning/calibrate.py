@@ -22,6 +22,7 @@ _LENGTH = 64
 _PROBE_BYTES = 1 << 27
 _SECONDS = 1.0
 
+
 def calibrate(device: str = "cpu") -> Rates:
     """Measure the rates of a device of this machine. A busy machine gives the rates of a busy machine; `Rates.made` keeps the load.
 

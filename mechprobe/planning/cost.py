@@ -1,42 +1,12 @@
-"""The cost of one stage, and the sum that a stage's steps add to."""
+"""The sum that the steps of a stage add to."""
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
 
 from mechprobe.planning import formulas
 from mechprobe.planning.formulas import Number
 from mechprobe.planning.rates import Rates
 from mechprobe.planning.shapes import BYTES, ModelShape
-
-
-@dataclass(frozen=True)
-class StageCost:
-    """What a stage costs on one device.
-
-    Attributes:
-        stage: Its name.
-        flop: FLOP of its products.
-        device_bytes: Peak memory of the device; that of the process where the device is the CPU.
-        host_bytes: Peak memory of the largest process.
-        disk_bytes: Bytes that stay on the disk.
-        seconds: Time; None where the rates of the device are unknown.
-        devices: Devices that share the work.
-        note: What the reader should know, as a sentence.
-    """
-
-    stage: str
-    flop: Number
-    device_bytes: int
-    host_bytes: int
-    disk_bytes: int
-    seconds: Number | None
-    devices: int = 1
-    note: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """The cost as JSON values."""
-        return asdict(self)
+from mechprobe.planning.stage_cost import StageCost
 
 
 class Meter:
@@ -99,7 +69,9 @@ class Meter:
         self.flop += times * flop
         rate = self.rates.block_rate(self.dtype, shape.d_model, rows)
         products = max(flop / (n_batches * new) / rate, shape.weight_bytes(self.dtype) / self.rates.bandwidth)
-        step = products + (cache + logits) / self.rates.bandwidth + shape.n_layers * self.rates.call_s + self.rates.step_s
+        step = (
+            products + (cache + logits) / self.rates.bandwidth + shape.n_layers * self.rates.call_s + self.rates.step_s
+        )
         self.shared += times * n_batches * new * step
         self.work("record", times * n)
 

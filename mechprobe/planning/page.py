@@ -3,21 +3,23 @@
 from pathlib import Path
 
 from mechprobe.files import read_json
-from mechprobe.planning.cost import StageCost
 from mechprobe.planning.rates import Rates
+from mechprobe.planning.stage_cost import StageCost
 from mechprobe.run_layout import RunLayout
 from mechprobe.stage_folder import MANIFEST
 
-FIGURES = 16
-"""Figures of a whole report (ours); most have two axes, and each is written in three forms."""
+FIGURES, _AXES = 17, 4
+"""Figures of a report with all stages, and axes of a figure on average (ours); each is written in three forms."""
 _CONTEXTS = 13
 """Contexts of a feature that the explorer writes: five of highest activation, and up to eight random ones (ours)."""
 
 
-def report_cost(rates: Rates, *, n_figures: int = FIGURES, n_features: int = 0, n_bytes: int = 0, known: bool = True) -> StageCost:
+def report_cost(
+    rates: Rates, *, n_figures: int = FIGURES, n_features: int = 0, n_bytes: int = 0, known: bool = True
+) -> StageCost:
     """A report of some figures over result files of ``n_bytes``, whose explorer shows ``n_features``."""
     units = rates.units
-    figures = n_figures * (units["figure"] + units["chart"])
+    figures = n_figures * (units["figure"] + (_AXES - 1) * units["chart"])
     explorer = n_features * _CONTEXTS * units["record"]
     held = rates.holds("page") + 3 * n_bytes  # results as Python objects are about three times their text (ours)
     return StageCost(
@@ -34,11 +36,17 @@ def report_cost(rates: Rates, *, n_figures: int = FIGURES, n_features: int = 0, 
 def report_of(layout: RunLayout, rates: Rates, *, known: bool) -> StageCost:
     """The cost of the report of a run folder: its results are those that pages are made from, without stores and weights."""
     read = [
-        path for path in layout.folder.glob("*/*") if path.suffix in (".json", ".jsonl", ".parquet") and path.is_file() and path.parent.name != "report"
+        path
+        for path in layout.folder.glob("*/*")
+        if path.suffix in (".json", ".jsonl", ".parquet") and path.is_file() and path.parent.name != "report"
     ]
     manifest = layout.contexts / MANIFEST
     n_features = int(read_json(manifest)["counts"]["features"]) if manifest.is_file() else 0
     figures = 2 * sum(1 for path in layout.folder.glob(f"*/{MANIFEST}") if Path(path).parent.name != "report")
     return report_cost(
-        rates, n_figures=min(FIGURES, figures), n_features=n_features, n_bytes=sum(path.stat().st_size for path in read), known=known
+        rates,
+        n_figures=min(FIGURES, figures),
+        n_features=n_features,
+        n_bytes=sum(path.stat().st_size for path in read),
+        known=known,
     )

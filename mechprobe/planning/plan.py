@@ -5,16 +5,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mechprobe.cache.result import duration
 from mechprobe.emergence.arms import find_arms
 from mechprobe.errors import ConfigError, ModelError, first_line
 from mechprobe.formatting import byte_size
 from mechprobe.planning.beside import LISTED, SIDE
-from mechprobe.planning.cost import StageCost
 from mechprobe.planning.page import report_cost
 from mechprobe.planning.rates import Rates
-from mechprobe.planning.shapes import ModelShape
 from mechprobe.planning.scene import Scene
+from mechprobe.planning.shapes import ModelShape
+from mechprobe.planning.stage_cost import StageCost, table
 from mechprobe.planning.stages import SPREAD, STAGES
 from mechprobe.planning.work import Assumed, Workload, count_work
 from mechprobe.run_config import RunConfig
@@ -99,37 +98,6 @@ def _possible(scene: Scene, name: str) -> bool:
         return bool(find_arms(list(scene.with_checkpoints(scene.config.emergence.checkpoints)), scene.config.emergence))
     except ConfigError:
         return False
-
-
-def table(costs: Sequence[StageCost], rates: Rates) -> list[str]:
-    """The costs in columns; on a CPU, device and process are one."""
-    on_card = rates.device == "cuda"
-    rows = [["stage", "FLOP", *(["card memory", "process"] if on_card else ["memory"]), "disk", "time", ""]]
-    for cost in costs:
-        memory = [byte_size(cost.device_bytes)] if on_card else []
-        rows.append([cost.stage, *flop_disk_time(cost, [*memory, byte_size(cost.host_bytes)]), cost.note])
-    known = [cost.seconds for cost in costs if cost.seconds is not None]
-    if len(costs) > 1:
-        whole = f"{sum(cost.flop for cost in costs):.2g}"
-        blank = [""] * (2 if on_card else 1)
-        rows.append(
-            [
-                "all",
-                whole,
-                *blank,
-                byte_size(sum(c.disk_bytes for c in costs)),
-                duration(sum(known)) if known else "–",
-                "",
-            ]
-        )
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
-    return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def flop_disk_time(cost: StageCost, memory: Sequence[str]) -> list[str]:
-    """FLOP, the given memory, disk and time of a stage, as text."""
-    time = "–" if cost.seconds is None else duration(cost.seconds)
-    return [f"{cost.flop:.2g}", *memory, byte_size(cost.disk_bytes) if cost.disk_bytes else "–", time]
 
 
 def plan_config(

@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 from mechprobe.cache.store.dtypes import row_bytes
 from mechprobe.planning import formulas
-from mechprobe.planning.cost import Meter, StageCost
+from mechprobe.planning.cost import Meter
 from mechprobe.planning.scene import Scene
 from mechprobe.planning.shapes import BYTES, ModelShape
+from mechprobe.planning.stage_cost import StageCost
 from mechprobe.run_config import RunConfig
 from mechprobe.selection.config import TOGETHER
 from mechprobe.selection.rankings.gradients import GRADIENT_TOKENS
@@ -16,6 +17,8 @@ _SPLICED = 3
 _SPLICE_TOKENS = 4096
 _EVALUATED_ROWS = 4096
 """Rows of a batch when `train-sae` measures the held-out rows."""
+_RECORD_BYTES = 100
+"""Bytes of a judged response in memory, whose text is not kept (ours)."""
 _POOL_BATCH_TOKENS = 4096
 """Tokens of a batch when `select` pools activations."""
 
@@ -49,7 +52,9 @@ def _cache(scene: Scene) -> StageCost:
     for shape in scene.shapes.values():
         meter.load(shape, 1 if settings.reader == "bridge" else 2)
         meter.work("loaded", 1 if settings.reader == "bridge" else 2)
-        meter.forward(shape, rows_made, length, rows_made / settings.batch_tokens, layers=min(work.layer, shape.n_layers))
+        meter.forward(
+            shape, rows_made, length, rows_made / settings.batch_tokens, layers=min(work.layer, shape.n_layers)
+        )
     meter.write(scene.mapped_bytes)
     meter.read(scene.mapped_bytes)
     new = settings.max_new_tokens if settings.responses else 0
@@ -96,7 +101,9 @@ def training_memory(scene: Scene, *, d_all: int | None = None, shards: int = 1) 
 def _train(scene: Scene) -> StageCost:
     config, work = scene.config, scene.work
     live = config.train_sae.mode != "cache"
-    meter = scene.meter("train-sae", "optimizer", *(("models",) if live else ()), opened=len(scene.shapes) if live else 0)
+    meter = scene.meter(
+        "train-sae", "optimizer", *(("models",) if live else ()), opened=len(scene.shapes) if live else 0
+    )
     shape, schedule = scene.dictionary
     meter.check(scene.mapped_bytes)
     if live:
@@ -240,7 +247,9 @@ def _gradients(scene: Scene, meter: Meter, tokens: float, length: float, upper: 
     meter.work("loaded", 3 * scene.n_tasks)
     meter.forward(shape, 2 * tokens, length, 2 * scene.n_tasks, layers=work.layer)
     encode(scene, meter, tokens, 2)
-    meter.forward(shape, steps * tokens, length, steps * max(scene.n_tasks, tokens / GRADIENT_TOKENS), layers=upper, passes=2)
+    meter.forward(
+        shape, steps * tokens, length, steps * max(scene.n_tasks, tokens / GRADIENT_TOKENS), layers=upper, passes=2
+    )
     meter.head(shape, steps * work.gained * work.response, passes=3)
     meter.work("product", 2 * tokens * shape.d_model * scene.d_sae)
     meter.move(4 * 8 * tokens * scene.d_sae)
@@ -276,7 +285,7 @@ def _intervene(scene: Scene) -> StageCost:
     rows = min(settings.batch_size, samples)
     held = formulas.generation_bytes(shape, scene.dtype, rows, work.longest_task, new)
     n_models = len(settings.near or scene.shapes)
-    records = 1200 * n_conditions * samples // max(1, settings.workers)
+    records = _RECORD_BYTES * n_conditions * samples
     meter.hold(device=n_models * scene.weights + 2 * held + 2 * scene.dictionary_bytes, host=records)
     workers = max(1, settings.workers)
     meter.alone = started * (1 if workers == 1 else 2) + (meter.alone - started) / workers

@@ -22,7 +22,7 @@ def measure_units() -> dict[str, float]:
     opened, loaded = _models()
     product, eigen = _matrices()
     found = {
-        "opened": opened, "loaded": loaded, "product": product, "eigen": eigen,
+        "opened": opened, "loaded": loaded, "product": product, "eigen": eigen, "fitted": _fitted(),
         "token": token, "prompt": prompt, "hashed": _hashed(), "record": _record(), "drawn": _drawn(), "curve": _curve(),
         "figure": figure, "chart": chart,
     }  # fmt: skip
@@ -48,7 +48,9 @@ def small_tokenizer() -> Any:
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore[reportAttributeAccessIssue]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    made.train_from_iterator([_TEXT], trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False))
+    made.train_from_iterator(
+        [_TEXT], trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False)
+    )
     made.add_special_tokens(["<end>"])
     return PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<end>", pad_token="<end>")
 
@@ -69,7 +71,12 @@ def _models() -> tuple[float, float]:
     from mechprobe.models.family import ModelFamily
 
     config = LlamaConfig(
-        hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, vocab_size=512, eos_token_id=300
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        vocab_size=512,
+        eos_token_id=300,
     )
     with tempfile.TemporaryDirectory(prefix="mechprobe_bench_") as place:
         folders = [f"{place}/{number}" for number in range(4)]
@@ -82,7 +89,9 @@ def _models() -> tuple[float, float]:
         start = time.perf_counter()
         for each in ModelFamily.load({f"m{number}": folder for number, folder in enumerate(folders[1:])}):
             _ = each.architecture
-        opened = (time.perf_counter() - start) / (len(folders) - 1)  # once each, because what is read of a folder is kept
+        opened = (time.perf_counter() - start) / (
+            len(folders) - 1
+        )  # once each, because what is read of a folder is kept
 
         def load() -> None:
             _ = first.hf
@@ -99,6 +108,23 @@ def _matrices() -> tuple[float, float]:
     square = torch.randn(side, side, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     symmetric = square @ square.T
     return best(lambda: square @ square) / side**3, best(lambda: torch.linalg.eigh(symmetric)) / side**3
+
+
+def _fitted() -> float:
+    """A number of the rows that a logistic regression of five classes is fitted on; 0 without scikit-learn."""
+    import numpy as np
+
+    try:
+        from sklearn.linear_model import LogisticRegression
+    except ImportError:
+        return 0.0
+    rows, width, classes = 800, 128, 5
+    rng = np.random.default_rng(0)
+    labels = np.arange(rows) % classes
+    x = rng.normal(size=(rows, width)) + rng.normal(size=(classes, width))[labels] / 4
+    return best(lambda: LogisticRegression(C=0.1, class_weight="balanced", max_iter=500).fit(x, labels)) / (
+        rows * width
+    )
 
 
 def _hashed() -> float:
