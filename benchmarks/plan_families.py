@@ -185,7 +185,8 @@ def build(out: Path) -> None:
         num_key_value_heads=8, head_dim=128, tie_word_embeddings=True, max_position_embeddings=40960, dtype="bfloat16",
         bos_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
-    model = Qwen3ForCausalLM(config).to(torch.bfloat16)
+    model: Any = Qwen3ForCausalLM(config)
+    model.to(torch.bfloat16)
     base = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     for number, (name, share) in enumerate((("base", 0.0), ("sft", 0.1), ("rl", 0.03))):
         generator = torch.Generator().manual_seed(number)

@@ -1,6 +1,7 @@
 """The cost of a stage of a run on this machine, which ``--dry-run`` adds to its plan."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from mechprobe.pipeline.run import Run
@@ -47,4 +48,6 @@ def _costs(scene: Scene, stage: str, plan: Mapping[str, Any]) -> list[StageCost]
     if stage == "run":
         further = len(plan.get("dictionaries", {}).get("seeds", ()))
         return stage_costs(scene) + ([dictionary_seeds(scene, further + 1)] if further else [])
+    if stage == "intervene" and plan.get("conditions"):
+        scene = replace(scene, work=replace(scene.work, conditions=plan["conditions"]))
     return [SIDE[stage](scene, plan) if stage in SIDE else STAGES[stage](scene)]

@@ -171,7 +171,7 @@ def _dynamics(scene: Scene, plan: Plan) -> StageCost:
 
 
 def _weights(scene: Scene, plan: Plan) -> StageCost:
-    meter = scene.meter("weights", opened=0)
+    meter = scene.meter("weights", "models", opened=len(scene.shapes))
     if not plan:
         note = "depends on the files of the weights: `mechprobe weights --dry-run` reads their headers"
         return meter.cost(known=False, note=note)

@@ -55,7 +55,15 @@ class Meter:
         self.shared += flop / self.rates.block_rate(self.dtype, shape.d_model) + moved / self.rates.bandwidth
 
     def generate(
-        self, shape: ModelShape, n: Number, prompt: Number, new: Number, batch: int, *, times: Number = 1
+        self,
+        shape: ModelShape,
+        n: Number,
+        prompt: Number,
+        new: Number,
+        batch: int,
+        *,
+        times: Number = 1,
+        sampled: bool = False,
     ) -> None:
         """Responses of ``new`` tokens to ``n`` prompts; a step reads the weights and copies the cache."""
         if n <= 0:
@@ -74,6 +82,8 @@ class Meter:
         )
         self.shared += times * n_batches * new * step
         self.work("record", times * n)
+        if sampled:
+            self.work("sampled", times * n * new)
 
     def products(self, flop: Number) -> None:
         """Products of a crosscoder."""

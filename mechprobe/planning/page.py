@@ -10,6 +10,8 @@ from mechprobe.stage_folder import MANIFEST
 
 FIGURES, _AXES = 17, 4
 """Figures of a report with all stages, and axes of a figure on average (ours); each is written in three forms."""
+_OBJECTS = 10
+"""Bytes of results as Python objects and as pages, over those of their files (ours)."""
 _CONTEXTS = 13
 """Contexts of a feature that the explorer writes: five of highest activation, and up to eight random ones (ours)."""
 
@@ -21,7 +23,7 @@ def report_cost(
     units = rates.units
     figures = n_figures * (units["figure"] + (_AXES - 1) * units["chart"])
     explorer = n_features * _CONTEXTS * units["record"]
-    held = rates.holds("page") + 3 * n_bytes  # results as Python objects are about three times their text (ours)
+    held = rates.holds("page") + _OBJECTS * n_bytes
     return StageCost(
         stage="report",
         flop=0,

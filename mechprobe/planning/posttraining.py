@@ -51,7 +51,7 @@ def training_cost(shape: ModelShape, work: TrainingWork, rates: Rates, *, known:
     meter.load(shape)
     meter.work("loaded", 1)
     meter.work("opened", 1)
-    meter.generate(shape, work.sampled, work.prompt, work.response, 256)
+    meter.generate(shape, work.sampled, work.prompt, work.response, 256, sampled=True)
     tokens = work.steps * work.responses * length
     passes = work.steps * work.responses / work.micro
     if work.method == "grpo":

@@ -30,11 +30,14 @@ UNITS = (
     "chart",
     "product",
     "eigen",
+    "fitted",
+    "sampled",
 )
 """Work of the host: a model folder that is inspected, a model that is loaded and released beside the reading of its bytes, a token and a
 prompt that are tokenized, a byte that is hashed, a response that is scored and written, a value that a bootstrap draws, a checkpoint of a
 simulated curve, a figure of one axes, each further axes of it, a multiplication and addition of float64 matrices, an
-eigendecomposition of side 1 (it grows with the third power of the side), and a number that a logistic regression is fitted on."""
+eigendecomposition of side 1 (it grows with the third power of the side), a number that a logistic regression
+is fitted on, and a token that is sampled instead of chosen greedily."""
 _CONTEXT = 600 * 10**6
 """Bytes that CUDA and its libraries take on a card (ours)."""
 _SELECTION_BYTES = 24
@@ -50,7 +53,7 @@ _HELD = {
     "classifiers": 40_000_000, "sae_lens": 150_000_000, "trl": 200_000_000, "page": 250_000_000,
 }  # fmt: skip
 _UNITS = {
-    "opened": 0.2, "loaded": 0.2, "product": 5e-11, "fitted": 5e-7, "eigen": 5e-10, "token": 1e-6, "prompt": 1e-4, "hashed": 1e-9, "record": 2e-4, "drawn": 1e-8, "curve": 1e-6, "figure": 0.2, "chart": 0.05,
+    "opened": 0.2, "loaded": 0.2, "product": 5e-11, "fitted": 5e-7, "sampled": 2e-5, "eigen": 5e-10, "token": 1e-6, "prompt": 1e-4, "hashed": 1e-9, "record": 2e-4, "drawn": 1e-8, "curve": 1e-6, "figure": 0.2, "chart": 0.05,
 }  # fmt: skip
 """Of a host that was not measured: Linux with torch 2.13 for CPUs (ours)."""
 

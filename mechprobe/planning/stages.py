@@ -17,6 +17,8 @@ _SPLICED = 3
 _SPLICE_TOKENS = 4096
 _EVALUATED_ROWS = 4096
 """Rows of a batch when `train-sae` measures the held-out rows."""
+_KNOWN = 4
+"""Responses of a condition for one that is judged: the others are known from another condition (ours)."""
 _RECORD_BYTES = 100
 """Bytes of a judged response in memory, whose text is not kept (ours)."""
 _POOL_BATCH_TOKENS = 4096
@@ -43,12 +45,12 @@ def _cache(scene: Scene) -> StageCost:
     length, rows_made = scene.length, scene.stored_rows
     meter.work("prompt", work.prompts)
     meter.work("token", work.prompts * work.prompt_tokens)
-    for _, name, _ in settings.responders():
-        meter.load(scene.shapes[name])
+    for _, name, temperature in settings.responders():
+        each = scene.shapes[name]
+        meter.load(each)
         meter.work("loaded", 1)
-        meter.generate(
-            scene.shapes[name], work.prompts, work.prompt_tokens, settings.max_new_tokens, settings.generation_batch
-        )
+        new, batch = settings.max_new_tokens, settings.generation_batch
+        meter.generate(each, work.prompts, work.prompt_tokens, new, batch, sampled=temperature > 0)
     for shape in scene.shapes.values():
         meter.load(shape, 1 if settings.reader == "bridge" else 2)
         meter.work("loaded", 1 if settings.reader == "bridge" else 2)
@@ -203,7 +205,8 @@ def _evaluate(scene: Scene) -> StageCost:
     for each in scene.shapes.values():
         meter.load(each)
         meter.work("loaded", 1)
-        meter.generate(each, work.samples, work.task_tokens, config.tasks.max_new_tokens, config.evaluate.batch_size)
+        new, batch = config.tasks.max_new_tokens, config.evaluate.batch_size
+        meter.generate(each, work.samples, work.task_tokens, new, batch, sampled=config.tasks.sampling.temperature > 0)
     rows = min(config.evaluate.batch_size, work.samples)
     held = formulas.generation_bytes(shape, scene.dtype, rows, work.longest_task, config.tasks.max_new_tokens)
     meter.hold(device=scene.weights + held)
@@ -268,7 +271,7 @@ def intervene_steps(scene: Scene, meter: Meter, n_conditions: int, samples: int)
     meter.flop += formulas.head_flop(shape, n * response)
     meter.move(2 * formulas.FLOAT * n * response * shape.n_ids)
     meter.products(formulas.encode_flop(scene.d_all, scene.d_sae, n_conditions / 8 * samples))
-    meter.work("record", n)
+    meter.work("record", n / _KNOWN)
 
 
 def _intervene(scene: Scene) -> StageCost:

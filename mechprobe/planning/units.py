@@ -22,7 +22,7 @@ def measure_units() -> dict[str, float]:
     opened, loaded = _models()
     product, eigen = _matrices()
     found = {
-        "opened": opened, "loaded": loaded, "product": product, "eigen": eigen, "fitted": _fitted(),
+        "opened": opened, "loaded": loaded, "product": product, "eigen": eigen, "fitted": _fitted(), "sampled": _sampled(),
         "token": token, "prompt": prompt, "hashed": _hashed(), "record": _record(), "drawn": _drawn(), "curve": _curve(),
         "figure": figure, "chart": chart,
     }  # fmt: skip
@@ -125,6 +125,26 @@ def _fitted() -> float:
     return best(lambda: LogisticRegression(C=0.1, class_weight="balanced", max_iter=500).fit(x, labels)) / (
         rows * width
     )
+
+
+def _sampled() -> float:
+    """A sampled token beyond a greedy one, in a model too small to matter."""
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    from mechprobe.models.generation import generate
+
+    config = LlamaConfig(
+        hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=1, vocab_size=512
+    )
+    model, tokenizer = AutoModelForCausalLM.from_config(config), small_tokenizer()
+    model.generation_config.eos_token_id = None
+    rows, new = [[0]] * 64, 8
+
+    def respond(temperature: float) -> None:
+        generate(model, tokenizer, rows, max_new_tokens=new, end_ids=(), temperature=temperature)
+
+    greedy, sampled = (best(lambda heat=heat: respond(heat)) for heat in (0.0, 1.0))
+    return max(0.0, sampled - greedy) / (len(rows) * new)
 
 
 def _hashed() -> float:
