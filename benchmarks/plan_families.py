@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[1]
 LAB = ROOT / "artifacts" / "lab" / "shared-marker"
-CHAIN = ("localize", "cache", "train-sae", "features", "evaluate", "select", "intervene", "report")
+CHAIN = ("evaluate", "localize", "cache", "train-sae", "features", "select", "intervene", "report")
 SIDE = ("drift", "sweep", "logprobs", "probe", "dynamics", "weights", "baselines")
 _TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"

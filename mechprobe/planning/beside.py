@@ -29,6 +29,8 @@ _METRICS, _GROUPS = 24, 12
 """Numbers of a row of `drift`, and groups of tokens that have rows (ours)."""
 _DISTANCE_PASSES = 40
 """Passes over both distributions in float64 that the five distances, ranks and largest changes take (ours)."""
+_STANDIN_TOKENS = 64
+"""Longest response to a benchmark that sets none."""
 _DRIFT_CHUNKS = 5
 """Chunks of logits or log-probabilities in float32 that `drift` holds at a time."""
 
@@ -53,7 +55,7 @@ def _drift(scene: Scene, plan: Plan) -> StageCost:
         columns = sources * _GROUPS * _METRICS
         meter.work("product", config.draws * scene.work.sequences / max(1, len(shapes) - 1) * columns)
     n_layers = base.n_layers
-    meter.work("product", len(tuned) * n_layers * 3 * config.positions**2 * base.d_model)
+    meter.double_products(len(tuned) * n_layers * 3 * config.positions**2 * base.d_model)
     meter.work("eigen", len(shapes) * n_layers * min(config.positions, base.d_model) ** 3)
     window = everything * formulas.FLOAT * base.d_model
     held = 2 * scene.weights + min(window, 1 << 30) + _DRIFT_CHUNKS * formulas.FLOAT * (1 << 24)
@@ -116,7 +118,8 @@ def _sweep(scene: Scene, plan: Plan) -> StageCost:
         meter.load(shape)
         meter.work("loaded", 1)
         for cell in cells:
-            n, new = cell["n_items"] * cell["n_draws"], cell.get("decoding", {}).get("max_new_tokens") or 64
+            n = cell["n_items"] * cell["n_draws"]
+            new = min(cell.get("decoding", {}).get("max_new_tokens") or _STANDIN_TOKENS, scene.work.longest_response)
             meter.generate(shape, n, scene.work.task_tokens, new, config.batch_size)
             held = formulas.generation_bytes(
                 shape, scene.dtype, min(n, config.batch_size), scene.work.longest_task, new
@@ -235,7 +238,7 @@ def _emergence(scene: Scene, plan: Plan) -> StageCost:
             meter.forward(shape, tokens, scene.length, tokens / GRADIENT_TOKENS)
             meter.forward(shape, config.relie_steps * tokens, scene.length, config.relie_steps, layers=upper, passes=2)
             meter.head(shape, config.relie_steps * tokens, passes=3)
-            meter.work("product", 2 * tokens * shape.d_model * whole.d_sae)
+            meter.double_products(tokens * shape.d_model * whole.d_sae)
     graph = formulas.graph_bytes(scene.largest, scene.dtype, GRADIENT_TOKENS, round(scene.length), 1)
     training = training_memory(whole)
     meter.hold(device=training, host=scene.stream_bytes, mapped=whole.mapped_bytes)

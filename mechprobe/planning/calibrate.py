@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mechprobe.errors import ModelError
-from mechprobe.planning.formulas import FLOAT, crosscoder_weights, forward_flop, optimizer_bytes, sparse_step_flop
+from mechprobe.planning.formulas import FLOAT, crosscoder_weights, encode_flop, forward_flop, optimizer_bytes
 from mechprobe.planning.kits import measure_kits
 from mechprobe.planning.rates import FEW, FULL, Rates
 from mechprobe.planning.shapes import ModelShape
@@ -41,7 +41,7 @@ def calibrate(device: str = "cpu") -> Rates:
     start_s, held = measure_kits()
     dtypes = ("float32", "bfloat16")
     bandwidth = _bandwidth(device)
-    training, selection = _training(device, bandwidth)
+    training, sparse, selection = _training(device, bandwidth)
     write, read = _disk()
     call_s, step_s = _calls(device)
     blocks = {
@@ -53,6 +53,7 @@ def calibrate(device: str = "cpu") -> Rates:
         source="measured",
         blocks=blocks,
         training=training,
+        sparse=sparse,
         selection=selection,
         bandwidth=bandwidth,
         call_s=call_s,
@@ -190,20 +191,22 @@ def _disk() -> tuple[float, float]:
         return write, len(data) / (time.perf_counter() - began)
 
 
-def _training(device: str, bandwidth: float) -> tuple[float, float]:
-    """FLOP per second of the products of a crosscoder's step, and seconds that it spends on a score, without its optimizer.
+def _training(device: str, bandwidth: float) -> tuple[float, float, float]:
+    """FLOP per second of dense and of sparse products of a crosscoder's step, and its seconds for a score, without its optimizer.
 
-    Steps of two widths have the same scores, so their difference is that of the products.
+    Steps of two widths differ in all products, and steps of two numbers of latents in dense products and scores.
     """
     import torch
 
-    wide, narrow, d_sae, k, batch = (
-        (256, 64, 4096, 32, 512) if torch.device(device).type == "cpu" else (2048, 512, 16384, 64, 4096)
-    )
-    taken = [_step(device, d_model, d_sae, k, batch, bandwidth) for d_model in (wide, narrow)]
-    flop = [sparse_step_flop(3 * d_model, d_sae, k, batch) for d_model in (wide, narrow)]
-    rate = (flop[0] - flop[1]) / max(taken[0] - taken[1], taken[0] / 4)
-    return rate, max(0.0, taken[0] - flop[0] / rate) / (batch * d_sae)
+    wide, d_sae, k, batch = (256, 4096, 32, 512) if torch.device(device).type == "cpu" else (2048, 16384, 64, 4096)
+    sizes = ((wide, d_sae), (wide // 4, d_sae), (wide, d_sae // 4))
+    whole, narrow, small = (_step(device, width, latents, k, batch, bandwidth) for width, latents in sizes)
+    by_latents = (whole - small) * 4 / 3
+    sparse = max(whole - by_latents, whole / 100)
+    dense = max((whole - narrow) * 4 / 3 - sparse, whole / 10)
+    scores = max(by_latents - dense, 0.0)
+    d_all = 3 * wide
+    return encode_flop(d_all, d_sae, batch) / dense, 8 * d_all * k * batch / sparse, scores / (batch * d_sae)
 
 
 def _step(device: str, d_model: int, d_sae: int, k: int, batch: int, bandwidth: float) -> float:

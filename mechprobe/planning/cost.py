@@ -90,6 +90,11 @@ class Meter:
         self.flop += flop
         self.shared += flop / self.rates.training
 
+    def gather(self, flop: Number) -> None:
+        """Products of a crosscoder with active latents only."""
+        self.flop += flop
+        self.shared += flop / self.rates.sparse
+
     def select(self, n_scores: Number) -> None:
         """Choose the active ones among scores of a crosscoder, a row and a latent each."""
         self.shared += n_scores * self.rates.selection
@@ -99,10 +104,10 @@ class Meter:
         self.shared += n_bytes / self.rates.bandwidth
 
     def write(self, n_bytes: Number) -> None:
-        """Write and hash bytes that stay."""
+        """Write bytes that stay to the one disk, and hash them, which each process does for its own."""
         self.disk += round(n_bytes)
         self.alone += n_bytes / self.rates.write
-        self.work("hashed", n_bytes)
+        self.shared += n_bytes * self.rates.units["hashed"]
 
     def read(self, n_bytes: Number) -> None:
         """Read bytes from the disk."""
@@ -111,6 +116,12 @@ class Meter:
     def check(self, n_bytes: Number) -> None:
         """Hash the files of earlier stages, which are in memory or are read."""
         self.work("hashed", n_bytes)
+
+    def double_products(self, n: Number) -> None:
+        """``n`` multiplications and additions of float64 matrices; on a card at half the rate of float32 (ours: of cards for computing)."""
+        self.flop += 2 * n
+        on_host = self.rates.device == "cpu"
+        self.shared += n * self.rates.units["product"] if on_host else 4 * n / self.rates.training
 
     def work(self, unit: str, n: Number) -> None:
         """``n`` units of work of the host, see `mechprobe.planning.rates.UNITS`."""

@@ -40,6 +40,8 @@ eigendecomposition of side 1 (it grows with the third power of the side), a numb
 is fitted on, and a token that is sampled instead of chosen greedily."""
 _CONTEXT = 600 * 10**6
 """Bytes that CUDA and its libraries take on a card (ours)."""
+_GATHERED_BYTES = 2
+"""Bytes of memory for a FLOP of sparse products: of a row of the decoder, every number is read for two FLOP (ours)."""
 _SELECTION_BYTES = 24
 """Bytes that selection moves for one score: it is written, copied, compared and masked in float32 (ours)."""
 _DISK = 1e9
@@ -84,6 +86,7 @@ class Rates:
         source: ``measured`` by `mechprobe bench --calibrate`, or ``published``.
         blocks: dtype → width of the residual stream → FLOP per second of whole transformer blocks on `FEW` and on `FULL` tokens.
         training: FLOP per second of the products of a crosscoder's step, as `formulas` counts them.
+        sparse: FLOP per second of its products with active latents only, which gather rows.
         selection: Seconds that a step spends on one score, a row and a latent, beside its products.
         bandwidth: Bytes per second of memory.
         call_s: Seconds that one call of a block costs whatever its size.
@@ -103,6 +106,7 @@ class Rates:
     source: Literal["measured", "published"]
     blocks: Mapping[str, Mapping[str, Sequence[float]]]
     training: float
+    sparse: float
     selection: float
     bandwidth: float
     call_s: float
@@ -149,6 +153,7 @@ class Rates:
             source="published",
             blocks={dtype: {"4096": (PRODUCTS * peak, PRODUCTS * peak)} for dtype, peak in whole.items()},
             training=PRODUCTS * card.single,
+            sparse=MEMORY * card.bandwidth / _GATHERED_BYTES,
             selection=_SELECTION_BYTES / (MEMORY * card.bandwidth),
             bandwidth=MEMORY * card.bandwidth,
             call_s=BLOCK_CALL,

@@ -29,7 +29,7 @@ def _localize(scene: Scene) -> StageCost:
     work, config, shape = scene.work, scene.config, scene.largest
     meter = scene.meter("localize", "models")
     n_sites = shape.n_layers if config.localize.sites == "all" else len(config.localize.sites)
-    batch, new = config.localize.batch_size, config.tasks.max_new_tokens
+    batch, new = config.localize.batch_size, work.longest_response
     meter.load(shape, 2)
     # Clean, then both directions at every site, with the donor's blocks up to the site: half of them.
     meter.generate(shape, work.located, work.task_tokens, new, batch, times=2 + 3 * n_sites)
@@ -82,7 +82,11 @@ def train_steps(scene: Scene, meter: Meter, *, d_all: int | None = None, n_token
     if shape.variant == "l1":
         meter.products(formulas.dense_step_flop(d_all, shape.d_sae, n_tokens))
     else:
-        meter.products(formulas.sparse_step_flop(d_all, shape.d_sae, shape.k, n_tokens))
+        meter.products(formulas.encode_flop(d_all, shape.d_sae, n_tokens))
+        meter.gather(
+            formulas.sparse_step_flop(d_all, shape.d_sae, shape.k, n_tokens)
+            - formulas.encode_flop(d_all, shape.d_sae, n_tokens)
+        )
     meter.select(n_tokens * shape.d_sae)
     weights = formulas.crosscoder_weights(d_all, shape.d_sae)
     meter.move(n_tokens / schedule.step_tokens * formulas.optimizer_bytes(weights))
@@ -91,10 +95,10 @@ def train_steps(scene: Scene, meter: Meter, *, d_all: int | None = None, n_token
     meter.write(formulas.FLOAT * weights)
 
 
-def training_memory(scene: Scene, *, d_all: int | None = None, shards: int = 1) -> int:
-    """Bytes on a device while a dictionary is trained, or measured on held-out rows; ``shards`` devices divide its latents."""
+def training_memory(scene: Scene, *, d_all: int | None = None, parts: int = 1) -> int:
+    """Bytes on a device while a dictionary is trained, or measured on held-out rows; ``parts`` devices divide its latents."""
     shape, schedule = scene.dictionary
-    d_all, part = d_all or scene.d_all, -(-shape.d_sae // shards)
+    d_all, part = d_all or scene.d_all, -(-shape.d_sae // parts)
     step = formulas.training_bytes(d_all, part, schedule.batch_size, dense=shape.variant == "l1")
     rows = min(_EVALUATED_ROWS, max(1, round(scene.held_out_rows)))
     return max(step, formulas.evaluation_bytes(d_all, part, rows))
@@ -103,9 +107,9 @@ def training_memory(scene: Scene, *, d_all: int | None = None, shards: int = 1) 
 def _train(scene: Scene) -> StageCost:
     config, work = scene.config, scene.work
     live = config.train_sae.mode != "cache"
-    meter = scene.meter(
-        "train-sae", "optimizer", *(("models",) if live else ()), opened=len(scene.shapes) if live else 0
-    )
+    devices = 1 if live else scene.devices  # one process runs models during training
+    models = ("models",) if live else ()
+    meter = scene.meter("train-sae", "optimizer", *models, opened=len(scene.shapes) if live else 0)
     shape, schedule = scene.dictionary
     meter.check(scene.mapped_bytes)
     if live:
@@ -113,12 +117,16 @@ def _train(scene: Scene) -> StageCost:
             meter.load(each)
             batches = schedule.n_tokens / config.cache.batch_tokens
             meter.forward(each, schedule.n_tokens, scene.length, batches, layers=work.layer)
-    else:
-        meter.read(scene.store_bytes * min(1.0, schedule.n_tokens / max(1, work.rows)))
-        meter.move(4 * schedule.n_tokens * scene.row_bytes)  # into the pool, in order, and as float32
+    else:  # every process reads all batches: into the pool, in order, and as float32
+        read = scene.store_bytes * min(1.0, schedule.n_tokens / max(1, work.rows))
+        meter.take(read / scene.rates.read + 4 * schedule.n_tokens * scene.row_bytes / scene.rates.bandwidth)
     train_steps(scene, meter)
-    shards = scene.devices if spreads_dictionary(config) else 1
-    device = training_memory(scene, shards=shards)
+    parts = devices if divides_latents(scene) else 1
+    if devices > 1:  # processes add up reconstructions, or gradients
+        steps, sums = schedule.n_tokens / schedule.step_tokens, schedule.step_tokens * scene.d_all
+        exchanged = sums if parts > 1 else formulas.crosscoder_weights(scene.d_all, shape.d_sae)
+        meter.take(2 * steps * formulas.FLOAT * exchanged / scene.rates.copy)
+    device = training_memory(scene, parts=parts)
     if live:
         device += (len(scene.shapes) if config.train_sae.all_in_memory else 1) * scene.weights
         device += formulas.activation_bytes(scene.largest, scene.dtype, 1, config.cache.batch_tokens // 8)
@@ -126,14 +134,14 @@ def _train(scene: Scene) -> StageCost:
     meter.hold(device=device, host=2 * pool + scene.stream_bytes, mapped=scene.mapped_bytes)
     kind = "dense" if shape.variant == "l1" else f"k = {shape.k}"
     note = f"{shape.d_sae:,} features, {schedule.n_tokens:,} tokens, {kind}"
-    if shards > 1:
-        note += f", {-(-shape.d_sae // shards):,} features on each device"
-    return meter.cost(devices=scene.devices, known=scene.known, note=note)
+    if parts > 1:
+        note += f"; {-(-shape.d_sae // parts):,} features on each device"
+    return meter.cost(devices=devices, known=scene.known, note=note)
 
 
-def spreads_dictionary(config: RunConfig) -> bool:
+def divides_latents(scene: Scene) -> bool:
     """Whether several devices divide the latents of the dictionary, instead of the rows of a batch."""
-    return getattr(config.train_sae, "spread", "data") == "dictionary"
+    return getattr(scene.dictionary[1], "divide", "latents") == "latents"
 
 
 def encode(scene: Scene, meter: Meter, rows: float, n_readouts: int) -> None:
@@ -205,10 +213,10 @@ def _evaluate(scene: Scene) -> StageCost:
     for each in scene.shapes.values():
         meter.load(each)
         meter.work("loaded", 1)
-        new, batch = config.tasks.max_new_tokens, config.evaluate.batch_size
+        new, batch = work.longest_response, config.evaluate.batch_size
         meter.generate(each, work.samples, work.task_tokens, new, batch, sampled=config.tasks.sampling.temperature > 0)
     rows = min(config.evaluate.batch_size, work.samples)
-    held = formulas.generation_bytes(shape, scene.dtype, rows, work.longest_task, config.tasks.max_new_tokens)
+    held = formulas.generation_bytes(shape, scene.dtype, rows, work.longest_task, work.longest_response)
     meter.hold(device=scene.weights + held)
     note = f"{len(scene.shapes)} models, {work.samples:,} prompts"
     return meter.cost(devices=scene.devices, known=scene.known, note=note)
@@ -254,14 +262,14 @@ def _gradients(scene: Scene, meter: Meter, tokens: float, length: float, upper: 
         shape, steps * tokens, length, steps * max(scene.n_tasks, tokens / GRADIENT_TOKENS), layers=upper, passes=2
     )
     meter.head(shape, steps * work.gained * work.response, passes=3)
-    meter.work("product", 2 * tokens * shape.d_model * scene.d_sae)
+    meter.double_products(2 * tokens * shape.d_model * scene.d_sae)
     meter.move(4 * 8 * tokens * scene.d_sae)
 
 
 def intervene_steps(scene: Scene, meter: Meter, n_conditions: int, samples: int) -> None:
     """Clean responses, and every condition: drafts are checked in the blocks above the site, and every response is judged."""
     work, settings, shape = scene.work, scene.config.intervene, scene.largest
-    new = settings.max_new_tokens or scene.config.tasks.max_new_tokens
+    new = min(settings.max_new_tokens or work.longest_response, work.longest_response)
     upper = max(1, shape.n_layers - work.layer)
     meter.generate(shape, samples, work.task_tokens, new, settings.batch_size, times=2)
     response = min(new, work.response)
@@ -278,7 +286,7 @@ def _intervene(scene: Scene) -> StageCost:
     work, config, shape = scene.work, scene.config, scene.largest
     meter = scene.meter("intervene", "models")
     settings = config.intervene
-    new = settings.max_new_tokens or config.tasks.max_new_tokens
+    new = min(settings.max_new_tokens or work.longest_response, work.longest_response)
     n_conditions = work.conditions or n_conditions_of(config)
     samples = min(work.judging, work.tasks * settings.n_per_task) if settings.n_per_task else work.judging
     started = meter.alone
@@ -321,5 +329,5 @@ STAGES: dict[str, Callable[[Scene], StageCost]] = {
     "intervene": _intervene,
 }
 """The stages of the chain that use models or the store, in the order of a run."""
-SPREAD = ("cache", "train-sae", "features", "evaluate", "select", "intervene")
-"""Stages of the chain that several devices share; the others take one."""
+SPREAD = ("cache", "train-sae", "features", "evaluate", "select", "intervene", "drift", "sweep")
+"""Stages that several devices share; the others take one."""
