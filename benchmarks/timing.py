@@ -89,3 +89,10 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
 def ratios(numerator: Sequence[float], denominator: Sequence[float]) -> dict[str, Any]:
     """Spread of the ratio within each round; a disturbance of a whole round cancels."""
     return spread([above / below for above, below in zip(numerator, denominator, strict=True)])
+
+
+def wanted(name: str, found: float, at_least: float) -> dict[str, Any]:
+    """A speed that is wanted, and whether it was reached, which is printed; other load on the machine lowers it."""
+    met = found >= at_least
+    print(f"  {'met' if met else 'MISSED'}  {name}: {found:.3g} (at least {at_least:.3g})", flush=True)
+    return {"name": name, "found": found, "at_least": at_least, "met": met}

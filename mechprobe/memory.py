@@ -6,41 +6,20 @@ for each row, and the results keep their bits wherever a kernel does not look at
 of one token on.
 """
 
-import errno
 import gc
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import TypeVar
 
-from mechprobe.errors import OutOfMemoryError, first_line
+from mechprobe.errors import OutOfMemoryError, first_line, lack_of_memory
 from mechprobe.progress import tell_once
 
 T = TypeVar("T")
 
-_OUT_OF_MEMORY = (
-    "not enough memory",
-    "can't allocate memory",
-    "Cannot allocate memory",
-    "bad_alloc",
-    "MPS backend out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-)
-
 _most: dict[str, int] = {}
 """Rows that are taken at a time since memory has run out, by the name of the work."""
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a device, or this machine, has no memory left for a tensor."""
-    import torch
-
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    text = str(error)
-    return isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY)
 
 
 def in_parts(
@@ -68,10 +47,13 @@ def in_parts(
         reason = ""
         try:
             found.append(work(slice(start, start + size)))
+        except OutOfMemoryError:  # of work inside, which has already taken single rows
+            raise
         except Exception as error:
-            if not is_out_of_memory(error):
+            lack = lack_of_memory(error)
+            if lack is None:
                 raise
-            reason = first_line(error)
+            reason = first_line(lack)
         if not reason:
             start += size
             if failed:
@@ -87,6 +69,26 @@ def in_parts(
             )
         _most[what], failed = size // 2, True
     return found
+
+
+@contextmanager
+def needing_memory(what: str, fix: str) -> Iterator[None]:
+    """Name work whose batches cannot be halved, and the settings that make it smaller, where memory runs out inside.
+
+    Args:
+        what: Name of the work.
+        fix: What to do, in the imperative and without a full stop.
+
+    Raises:
+        OutOfMemoryError: Memory ran out.
+    """
+    try:
+        yield
+    except Exception as error:
+        lack = lack_of_memory(error)
+        if lack is None or isinstance(error, OutOfMemoryError):
+            raise
+        raise OutOfMemoryError(f"{what}: memory ran out ({first_line(lack)}); {fix}.") from error
 
 
 def even_ranges(n: int, most: int) -> Iterator[slice]:

@@ -10,7 +10,7 @@ import re
 import shutil
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -207,7 +207,7 @@ class Stage:
 
     @classmethod
     @contextmanager
-    def open(
+    def open(  # noqa: PLR0913 - all but the folder are keyword options
         cls,
         folder: Path | str,
         *,
@@ -218,6 +218,7 @@ class Stage:
         force: bool = False,
         remake: Remake = False,
         beside_others: bool = False,
+        one_folder: bool = False,
     ) -> Iterator["Stage"]:
         """Enter a stage.
 
@@ -228,10 +229,10 @@ class Stage:
             inputs: Name to file or finished stage folder that this stage reads.
             models: Name to fingerprint of every model that this stage reads.
             force: Empty the folder of an earlier run of this stage and start again.
-            remake: Also start again if the folder holds other work, instead of raising an error. Used for views that are
-                cheap to make. ``"refused"`` does so only if the earlier command ended because of its input, such as an edit
-                that gives NaN: a corrected command cannot use what it kept, and the same command resumes.
+            remake: Also start again if the folder holds other work, instead of raising an error: for views that are cheap to make.
+                ``"refused"`` does so only if the earlier command ended because of its input, such as an edit that gives NaN.
             beside_others: Other processes may be writing the same work, so their temporary files are kept.
+            one_folder: The processes that divide the work write into one folder together, and copy nothing.
 
         Yields:
             The stage. If ``stage.done``, there is nothing to do.
@@ -246,7 +247,7 @@ class Stage:
                 if ranks.is_first:
                     stage._begin(force, remake, beside_others)
                 stage.done, stage.manifest = ranks.gather((stage.done, stage.manifest))[0]
-            with ranks.own_copy(stage.folder) if not stage.done else nullcontext(stage.folder) as stage.folder:
+            with ranks.own_copy(stage.folder, needed=not (stage.done or one_folder)) as stage.folder:
                 try:
                     yield stage
                 except MechprobeError as error:
@@ -284,9 +285,8 @@ class Stage:
         if isinstance(old["config"], dict):
             old["config"] = {key: value for key, value in old["config"].items() if key not in dropped}
         changes = _readable(_differences(old, self.identity))
-        if remake == "refused":
-            remake = not finished and _REFUSED in found
-        if force or (remake and changes):
+        again = remake is True or (remake == "refused" and not finished and _REFUSED in found)
+        if force or (again and changes):
             return "restart"
         if changes:
             self._refuse(changes, finished)

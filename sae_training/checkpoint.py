@@ -10,20 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
-from sae_training.atomic import atomic_path
 from sae_training.crosscoder import Crosscoder
 from sae_training.errors import SaeTrainingError
+from sae_training.parallel import ALONE, Division
 from sae_training.step import Parameters
-from sae_training.storage import CONFIG_FILE, WEIGHTS_FILE, crosscoder_files, json_bytes, read_tensors
+from sae_training.storage import CONFIG_FILE, WEIGHTS_FILE, config_bytes, json_bytes, read_tensors
+from sae_training.tensor_files import read_part, write_tensors, written_together
 
 CHECKPOINTS = "checkpoints"
 STATE_TENSORS = "state.safetensors"
 STATE_JSON = "state.json"
 STREAM = "stream.pt"
 CHECKSUMS = "checksums.json"
+HASHED = (WEIGHTS_FILE, CONFIG_FILE, STATE_TENSORS, STREAM, STATE_JSON)
 
 
 @dataclass
@@ -64,7 +65,7 @@ class TrainState:
         return self.digests
 
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors of the state by name, on the CPU."""
+        """All tensors of the state by name, without copies."""
         tensors = {
             "center": self.center,
             "b_enc": self.parameters.b_enc.detach(),
@@ -76,7 +77,7 @@ class TrainState:
             tensors["log_threshold"] = self.parameters.log_threshold.detach()
         for index, moments in self.optimizer.state_dict()["state"].items():
             tensors.update({f"adam.{index}.{name}": value for name, value in moments.items()})
-        return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        return tensors
 
     @torch.no_grad()
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
@@ -101,32 +102,46 @@ class TrainState:
         return {name: getattr(self, name) for name in ("step", "n_tokens", "n_cuts", "last_cut", "density")}
 
 
+@dataclass(frozen=True)
+class Position:
+    """What a checkpoint holds beside the tensors: the position of the stream, and the settings of the run."""
+
+    stream: dict[str, Any]
+    settings: dict[str, Any]
+
+
 def write_checkpoint(
-    out: Path, crosscoder: Crosscoder, state: TrainState, stream: dict[str, Any], settings: dict[str, Any], keep: int
+    out: Path, crosscoder: Crosscoder, state: TrainState, position: Position, keep: int, division: Division = ALONE
 ) -> Path:
     """Write ``checkpoints/step_NNNNNN`` atomically, and remove all but the latest ``keep`` checkpoints.
 
-    An existing checkpoint of the same step is kept: a run reaches a step in only one way.
+    An existing checkpoint of the same step is kept: a run reaches a step in only one way. The files do not depend on the
+    number of processes. Each process writes its latents, and the first one everything else.
     """
     final = out / CHECKPOINTS / f"step_{state.step:06d}"
-    if final.is_dir():
+    if division.of_first(final.is_dir()):
         return final
-    buffer = BytesIO()
-    torch.save(stream, buffer)
-    files = {
-        **crosscoder_files(crosscoder.config, crosscoder.tensors()),
-        STATE_TENSORS: save(state.tensors()),
-        STREAM: buffer.getvalue(),
-        STATE_JSON: json_bytes({"settings": settings, **state.scalars()}),
-    }
-    files[CHECKSUMS] = json_bytes({name: hashlib.sha256(data).hexdigest() for name, data in files.items()})
-    with atomic_path(final) as folder:
-        folder.mkdir()
-        for name, data in files.items():
-            (folder / name).write_bytes(data)
-    for old in list_checkpoints(out)[:-keep]:
-        shutil.rmtree(old)
+    with written_together(final, division) as folder:
+        if division.is_first:
+            folder.mkdir()
+        write_tensors(folder / WEIGHTS_FILE, crosscoder.views(), crosscoder.d_sae, division)
+        write_tensors(folder / STATE_TENSORS, state.tensors(), crosscoder.d_sae, division)
+        if division.is_first:
+            stream = BytesIO()  # in a file, torch would also write the file's name
+            torch.save(position.stream, stream)
+            (folder / STREAM).write_bytes(stream.getvalue())
+            (folder / CONFIG_FILE).write_bytes(config_bytes(crosscoder.config))
+            (folder / STATE_JSON).write_bytes(json_bytes({"settings": position.settings, **state.scalars()}))
+            (folder / CHECKSUMS).write_bytes(json_bytes({name: _sha256(folder / name) for name in HASHED}))
+    if division.is_first:
+        for old in list_checkpoints(out)[:-keep]:
+            shutil.rmtree(old)
     return final
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def list_checkpoints(out: Path) -> list[Path]:
@@ -136,9 +151,9 @@ def list_checkpoints(out: Path) -> list[Path]:
 
 
 def load_checkpoint(
-    folder: Path, crosscoder: Crosscoder, state: TrainState, settings: dict[str, Any]
+    folder: Path, crosscoder: Crosscoder, state: TrainState, settings: dict[str, Any], division: Division = ALONE
 ) -> dict[str, Any]:
-    """Load a checkpoint into a crosscoder and a state.
+    """Load a checkpoint into a crosscoder and a state, of several processes into each its latents.
 
     Returns:
         The position of the stream.
@@ -146,11 +161,15 @@ def load_checkpoint(
     Raises:
         SaeTrainingError: The checkpoint is damaged, or belongs to a run with other settings.
     """
-    _require_whole(folder)
+    with division.agreeing():
+        if division.is_first:
+            _require_whole(folder)
     data = json.loads((folder / STATE_JSON).read_text(encoding="utf-8"))
     check_settings(folder, data["settings"], settings)
     crosscoder.load_weights(folder)
-    state.load_tensors(read_tensors(folder / STATE_TENSORS))
+    file = folder / STATE_TENSORS
+    whole = crosscoder.is_whole
+    state.load_tensors(read_tensors(file) if whole else read_part(file, crosscoder.rows, crosscoder.d_sae))
     for name in state.scalars():
         setattr(state, name, data[name])
     return torch.load(folder / STREAM, weights_only=True)
@@ -163,9 +182,9 @@ def _require_whole(folder: Path) -> None:
         hashes = dict(json.loads((folder / CHECKSUMS).read_bytes()))
     except (OSError, ValueError, TypeError):
         raise SaeTrainingError(f"{folder / CHECKSUMS} is missing or damaged; {fix}") from None
-    for name in (WEIGHTS_FILE, CONFIG_FILE, STATE_TENSORS, STREAM, STATE_JSON):
+    for name in HASHED:
         try:
-            digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+            digest = _sha256(folder / name)
         except OSError:
             digest = None
         if digest is None or hashes.get(name) != digest:

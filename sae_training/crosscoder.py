@@ -1,6 +1,6 @@
 """The crosscoder: one dictionary with one encoder and one decoder per model (formulas: docs/design.md)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,9 +9,11 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sae_training import export, storage
+from sae_training import export
 from sae_training.config import CrosscoderConfig
 from sae_training.errors import SaeTrainingError
+from sae_training.parallel import ALONE, Division
+from sae_training.stored import StoredWeights
 from sae_training.variants import VARIANTS
 from sae_training.weights import checked_scale, column_scale, initial_weights, permuted, second_less_first, sum_of_norms
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 Activations = Float[Tensor, "batch source d_model"] | Float[Tensor, "batch d_all"]
 
 
-class Crosscoder(nn.Module):
+class Crosscoder(StoredWeights):
     """One dictionary over the activations of M models.
 
     With x_m the activation of model m divided by its scale s_m::
@@ -46,19 +48,23 @@ class Crosscoder(nn.Module):
         torch.Size([5, 16])
     """
 
-    scale: Tensor
-    threshold: Tensor
+    def __init__(self, config: CrosscoderConfig, rows: slice | None = None) -> None:
+        """Draw initial weights.
 
-    def __init__(self, config: CrosscoderConfig) -> None:
-        super().__init__()
-        self.config = config
+        Args:
+            config: Shape and variant.
+            rows: The latents of this process where several hold one dictionary (`sae_training.parallel`); None for all. Only
+                training, `evaluate`, `save` and `load_weights` support a part of the latents.
+        """
+        super().__init__(config, rows)
+        n_latents = self.rows.stop - self.rows.start
         self.variant = VARIANTS[config.variant]
         has_own = self.variant.has_latent_threshold
-        self.encoder, self.decoder = map(nn.Parameter, initial_weights(config))
-        self.b_enc = nn.Parameter(torch.zeros(config.d_sae))
+        self.encoder, self.decoder = map(nn.Parameter, initial_weights(config, self.rows))
+        self.b_enc = nn.Parameter(torch.zeros(n_latents))
         self.b_dec_flat = nn.Parameter(torch.zeros(config.d_all))
         self.register_buffer("scale", torch.full((config.n_sources,), float("nan")))
-        cut = torch.full((config.d_sae,), config.initial_threshold) if has_own else torch.zeros(())
+        cut = torch.full((n_latents,), config.initial_threshold) if has_own else torch.zeros(())
         self.register_buffer("threshold", cut.double())
 
     @property
@@ -182,10 +188,14 @@ class Crosscoder(nn.Module):
         """n_k = sum_m ||W_dec[k, m]||_2: the weight of a latent in selection and in the L1 penalty."""
         return sum_of_norms(self.decoder, self.config.widths)
 
-    def activate(self, hidden_pre: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_sae"]:
-        """Apply the nonlinearity of inference to each row separately."""
+    def activate(
+        self, hidden_pre: Float[Tensor, "batch d_sae"], division: Division = ALONE
+    ) -> Float[Tensor, "batch d_sae"]:
+        """Apply the nonlinearity of inference to each row separately; ``division`` holds the other latents, if not all are here."""
         feature_acts = torch.relu(hidden_pre)
         scores = feature_acts.detach() * self.feature_norm().detach()
+        if division.by_latents and self.config.variant == "topk":
+            return feature_acts * ((scores >= division.cut(scores, self.config.k)) & (scores > 0))
         return feature_acts * self.variant.inference_mask(scores, k=self.config.k, threshold=self.threshold)
 
     def encode(self, x: Activations) -> Float[Tensor, "batch d_sae"]:
@@ -261,65 +271,6 @@ class Crosscoder(nn.Module):
         """
         config, tensors = permuted(self.config, self.tensors(), order)
         return type(self).from_tensors(config, tensors).to(self.device)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """All weights by their names in a weights file, detached and on the CPU.
-
-        ``W_enc`` ``[d_all d_sae]``, ``W_dec`` ``[d_sae d_all]``, ``b_enc`` ``[d_sae]``, ``b_dec`` ``[d_all]``,
-        ``scale`` ``[source]``, and ``threshold``, which is one number, or ``[d_sae]`` for jumprelu.
-        """
-        named = {
-            "W_enc": self.encoder.T,
-            "W_dec": self.decoder,
-            "b_enc": self.b_enc,
-            "b_dec": self.b_dec_flat,
-            "scale": self.scale,
-            "threshold": self.threshold,
-        }
-        return {name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}
-
-    @torch.no_grad()
-    def _copy_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy what `tensors` gave, and change to its dtype; the threshold stays in float64."""
-        self.to(tensors["W_dec"].dtype)
-        self.threshold.data = self.threshold.data.double()
-        self.encoder.copy_(tensors["W_enc"].T)
-        self.decoder.copy_(tensors["W_dec"])
-        self.b_enc.copy_(tensors["b_enc"])
-        self.b_dec_flat.copy_(tensors["b_dec"])
-        self.scale.copy_(tensors["scale"])
-        self.threshold.copy_(tensors["threshold"])
-
-    @classmethod
-    def from_tensors(cls, config: CrosscoderConfig, tensors: Mapping[str, Tensor]) -> "Crosscoder":
-        """Make a crosscoder on the CPU from the weights that `tensors` names; ``W_dec`` decides the dtype."""
-        crosscoder = cls(config)
-        crosscoder._copy_tensors(tensors)
-        return crosscoder
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of the configuration and the weights."""
-        return storage.fingerprint(self.config, self.tensors())
-
-    def save(self, folder: str | Path) -> None:
-        """Write ``config.json`` and ``weights.safetensors`` into a folder, each atomically."""
-        storage.save_crosscoder(self.config, self.tensors(), Path(folder))
-
-    @classmethod
-    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> "Crosscoder":
-        """Read a folder written by `save`.
-
-        Raises:
-            SaeTrainingError: The folder does not hold a crosscoder, or a file is damaged.
-        """
-        crosscoder = cls(storage.read_config(Path(folder)))
-        crosscoder.load_weights(folder)
-        return crosscoder.to(device)
-
-    def load_weights(self, folder: str | Path) -> None:
-        """Replace the weights by those in a folder written by `save`; the shapes must be equal."""
-        self._copy_tensors(storage.read_weights(Path(folder), self.tensors()))
 
     def to_sae(
         self, model: str | int, *, readout: export.Readout = "single", out: str | Path | None = None

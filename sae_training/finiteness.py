@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from sae_training.errors import SaeTrainingError
+from sae_training.parallel import ALONE, Division
 from sae_training.step import StepOutput
 
 
@@ -22,10 +23,14 @@ class NonFiniteCheck:
         self._step = torch.zeros((), dtype=torch.int64, device=device)
         self._input = torch.zeros((), dtype=torch.bool, device=device)
 
-    def watch(self, outputs: Sequence[StepOutput], gradient_norm: Tensor, step: int) -> None:
+    def watch(
+        self, outputs: Sequence[StepOutput], gradient_norm: Tensor, step: int, division: Division = ALONE
+    ) -> None:
         """Check the values of a step; ``step`` counts from 1."""
         first_here = ~torch.isfinite(_watched(outputs, gradient_norm)).all() & (self._step == 0)
         of_input = ~torch.stack([torch.isfinite(output.x).all() for output in outputs]).all()
+        if division.by_tokens:
+            of_input = division.sum_(of_input.float()) > 0
         self._input |= first_here & of_input
         self._step += first_here * step
         self.found.copy_((self._step > 0).float())

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sae_training.crosscoder import Crosscoder
 from sae_training.errors import SaeTrainingError
+from sae_training.parallel import ALONE, Division
 
 
 class VarianceSums:
@@ -152,11 +153,19 @@ def squared_norms(x: Float[Tensor, "batch d_all"], widths: Sequence[int]) -> Flo
 
 
 def batch_fve(
-    x: Float[Tensor, "batch d_all"], error: Float[Tensor, "batch d_all"], widths: Sequence[int]
+    x: Float[Tensor, "batch d_all"],
+    error: Float[Tensor, "batch d_all"],
+    widths: Sequence[int],
+    division: Division = ALONE,
+    n_rows: int = 0,
 ) -> Float[Tensor, " source"]:
-    """Fraction of variance explained per source, about the mean of this one batch; NaN where x is constant."""
-    variance = squared_norms(x - x.mean(dim=0), widths).sum(dim=0)
-    return fraction_explained(squared_norms(error, widths).sum(dim=0), variance)
+    """Fraction of variance explained per source, about the mean of this one batch; NaN where x is constant.
+
+    Where each process has a part of the rows, ``n_rows`` is the number of rows of the whole batch.
+    """
+    mean = division.sum_(x.sum(dim=0)) / n_rows if division.by_tokens else x.mean(dim=0)
+    variance = division.sum_of_tokens_(squared_norms(x - mean, widths).sum(dim=0))
+    return fraction_explained(division.sum_of_tokens_(squared_norms(error, widths).sum(dim=0)), variance)
 
 
 def fraction_explained(error: Tensor, variance: Tensor) -> Tensor:
@@ -237,7 +246,11 @@ class _Ordinary:
 
 @torch.no_grad()
 def evaluate(
-    crosscoder: Crosscoder, batches: Iterable[Tensor], *, far_norms: Sequence[float | int] | None = None
+    crosscoder: Crosscoder,
+    batches: Iterable[Tensor],
+    *,
+    far_norms: Sequence[float | int] | None = None,
+    division: Division = ALONE,
 ) -> Metrics:
     """Measure a crosscoder on raw activations, with its nonlinearity of inference.
 
@@ -246,6 +259,7 @@ def evaluate(
         batches: Raw activations.
         far_norms: Norm of each source above which a token is far (`sae_training.weights.far_norm`), for
             ``fve_ordinary``; None does not look for far tokens.
+        division: The processes that hold the latents; all of them call this with the same batches.
 
     Raises:
         SaeTrainingError: The stream is empty, or a batch has the wrong shape.
@@ -256,8 +270,11 @@ def evaluate(
     for batch in batches:
         raw = crosscoder.flatten(batch.to(crosscoder.device))
         x = crosscoder.scaled(raw)
-        feature_acts = crosscoder.activate(torch.addmm(crosscoder.b_enc, x, crosscoder.encoder.T))
-        x_hat = torch.addmm(crosscoder.b_dec_flat, feature_acts, crosscoder.decoder)
+        feature_acts = crosscoder.activate(torch.addmm(crosscoder.b_enc, x, crosscoder.encoder.T), division)
+        if division.by_latents:
+            x_hat = division.sum_(feature_acts @ crosscoder.decoder) + crosscoder.b_dec_flat
+        else:
+            x_hat = torch.addmm(crosscoder.b_dec_flat, feature_acts, crosscoder.decoder)
         x = x.double()
         if ordinary is not None:
             ordinary.update(raw, (sums, variance), (feature_acts, x, x - x_hat))
@@ -266,6 +283,7 @@ def evaluate(
     if sums.n_tokens == 0:
         raise SaeTrainingError("evaluate: the stream of activations is empty; give at least one batch.")
     variances = variance.compute()
+    sums.active = division.of_all_latents(sums.active, crosscoder.d_sae)
 
     def by_source(values: Float[Tensor, " source"]) -> dict[str, float]:
         return dict(zip(crosscoder.source_names, values.tolist(), strict=True))

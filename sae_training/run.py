@@ -13,9 +13,17 @@ from typing import Any
 from torch import Tensor
 
 from sae_training.atomic import write_bytes
-from sae_training.checkpoint import CHECKPOINTS, check_settings, list_checkpoints, load_checkpoint, write_checkpoint
+from sae_training.checkpoint import (
+    CHECKPOINTS,
+    Position,
+    check_settings,
+    list_checkpoints,
+    load_checkpoint,
+    write_checkpoint,
+)
 from sae_training.crosscoder import Crosscoder
 from sae_training.errors import SaeTrainingError
+from sae_training.parallel import ALONE, Division
 from sae_training.storage import json_bytes
 from sae_training.stream import BatchStream
 from sae_training.train_config import TrainConfig
@@ -66,6 +74,7 @@ def train(
     resume: bool = True,
     on_log: OnLog | None = None,
     on_step: OnStep | None = None,
+    division: Division = ALONE,
 ) -> TrainResult:
     """Train a crosscoder in place on a stream of raw activations.
 
@@ -83,12 +92,14 @@ def train(
             False starts again.
         on_log: Called with each line of metrics and ``tokens_per_s``.
         on_step: Called with the number of tokens trained on, at the beginning and after every step.
+        division: The processes that divide the training. All of them call this with the same arguments, except that each
+            makes its crosscoder with its own latents (`Division.latents`). The first writes everything that exists once.
 
     Raises:
         SaeTrainingError: A batch has the wrong shape, the stream is empty, ``out`` holds a run with other settings, or
             a step is not finite. In the last case ``out`` keeps its last good checkpoint.
     """
-    run = _Run(crosscoder, batches, config, Path(out) if out is not None else None, on_log, on_step)
+    run = _Run(crosscoder, batches, config, Path(out) if out is not None else None, (on_log, on_step), division)
     return run.finished_before(resume) or run.run(resume)
 
 
@@ -99,11 +110,12 @@ class _Run:
         batches: Iterable[Tensor],
         config: TrainConfig,
         out: Path | None,
-        on_log: OnLog | None,
-        on_step: OnStep | None,
+        calls: tuple[OnLog | None, OnStep | None],
+        division: Division,
     ) -> None:
-        self.crosscoder, self.config, self.out, self.on_log, self.on_step = crosscoder, config, out, on_log, on_step
-        self.trainer = Trainer(crosscoder, config)
+        self.crosscoder, self.config, self.out, self.division = crosscoder, config, out, division
+        self.on_log, self.on_step = calls
+        self.trainer = Trainer(crosscoder, config, division=division)
         self.stream = BatchStream(batches, crosscoder, config.batch_size)
         self.settings = {
             "crosscoder": crosscoder.config.model_dump(mode="json"),
@@ -118,7 +130,7 @@ class _Run:
         if self.out is None or not resume:
             return None
         result_file = self.out / RESULT_FILE
-        if not result_file.is_file():
+        if not self.division.of_first(result_file.is_file()):
             return None
         try:
             data = json.loads(result_file.read_text(encoding="utf-8"))
@@ -150,10 +162,11 @@ class _Run:
         return self._finish(stream_ended)
 
     def _draw(self) -> list[Tensor]:
-        """The batches of one optimizer step; fewer at the end of the stream."""
+        """The batches of one optimizer step; fewer at the end of the stream. A process that fails to read ends all."""
         batches: list[Tensor] = []
-        while len(batches) < self.config.accumulation and (batch := self.stream.next()) is not None:
-            batches.append(batch)
+        with self.division.agreeing():
+            while len(batches) < self.config.accumulation and (batch := self.stream.next()) is not None:
+                batches.append(batch)
         return batches
 
     @contextmanager
@@ -184,21 +197,24 @@ class _Run:
             self.on_step(self.trainer.state.n_tokens)
 
     def _begin(self, resume: bool) -> None:
-        ahead = self.stream.read_ahead(self.config.n_setup_batches)
+        with self.division.agreeing():
+            ahead = self.stream.read_ahead(self.config.n_setup_batches)
         if not ahead:
             raise SaeTrainingError("the stream of activations is empty; give at least one batch.")
         self.trainer.set_up(ahead)
         if self.out is not None:
-            if not resume:
+            if not resume and self.division.is_first:
                 self._clear()
             self._keep_metrics_until(0)
 
     def _resume(self) -> bool:
-        checkpoints = list_checkpoints(self.out) if self.out is not None else []
+        checkpoints = self.division.of_first(list_checkpoints(self.out) if self.out is not None else [])
         if not checkpoints:
             return False
         state = self.trainer.state
-        self.stream.load_state_dict(load_checkpoint(checkpoints[-1], self.crosscoder, state, self.settings))
+        position = load_checkpoint(checkpoints[-1], self.crosscoder, state, self.settings, self.division)
+        with self.division.agreeing():
+            self.stream.load_state_dict(position)
         self.trainer.selector.last_cut = state.last_cut
         self._keep_metrics_until(state.step)
         logger.info("resumed from %s after %d tokens", checkpoints[-1].name, state.n_tokens)
@@ -206,7 +222,7 @@ class _Run:
 
     def _log(self, metrics: dict[str, Any]) -> None:
         self.last_metrics = metrics
-        if self.out is not None:
+        if self.out is not None and self.division.is_first:
             with (self.out / METRICS_FILE).open("a", encoding="utf-8") as handle:
                 handle.write(json.dumps(metrics) + "\n")
         if self.on_log is not None:
@@ -215,8 +231,8 @@ class _Run:
 
     def _checkpoint(self) -> None:
         if self.out is not None:
-            state, stream, n_kept = self.trainer.state, self.stream.state_dict(), self.config.keep_checkpoints
-            write_checkpoint(self.out, self.crosscoder, state, stream, self.settings, n_kept)
+            position, n_kept = Position(self.stream.state_dict(), self.settings), self.config.keep_checkpoints
+            write_checkpoint(self.out, self.crosscoder, self.trainer.state, position, n_kept, self.division)
 
     def _finish(self, stream_ended: bool) -> TrainResult:
         state = self.trainer.state
@@ -230,8 +246,9 @@ class _Run:
         if self.out is not None:
             if self.config.checkpoint_every:
                 self._checkpoint()
-            self.crosscoder.save(self.out)
-            write_bytes(self.out / RESULT_FILE, json_bytes({"settings": self.settings, **counts}))
+            self.crosscoder.save(self.out, self.division)
+            if self.division.is_first:
+                write_bytes(self.out / RESULT_FILE, json_bytes({"settings": self.settings, **counts}))
         seconds = time.perf_counter() - self.started
         return TrainResult(self.crosscoder, **counts, seconds=seconds, folder=self.out)
 
@@ -241,8 +258,9 @@ class _Run:
         path = self.out / METRICS_FILE
         lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
         kept = [line for line in lines if line.endswith(b"\n") and json.loads(line)["step"] <= step]
-        write_bytes(path, b"".join(kept))
-        self.last_metrics = json.loads(kept[-1]) if kept else {}
+        self.last_metrics = self.division.of_first(json.loads(kept[-1]) if kept else {})
+        if self.division.is_first:
+            write_bytes(path, b"".join(kept))
 
     def _clear(self) -> None:
         """Remove the files of an earlier run from the folder."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sae_training.active import Active, DenseActive, SparseActive
 from sae_training.kernels.backend import Backend
+from sae_training.parallel import ALONE, Division
 from sae_training.variants import L1, ActivationVariant, BatchTopK, TopK
 
 # The cut changes by a few percent between steps, so this share of the last cut is usually below the next one.
@@ -21,18 +22,21 @@ class Selector:
 
     One product with the encoder rows, multiplied by the latent norms beforehand, gives the scores. Only scores above an
     estimate of the cut are then searched. The result is exact: if the estimate is too high, all scores are searched. On
-    a GPU the cut is found among all scores without an estimate (`sae_training.kernels.selection`).
+    a GPU the cut is found among all scores without an estimate (`sae_training.kernels.selection`). Where several processes
+    divide the scores, the cut is that over all of them.
 
     Attributes:
         variant: The rule of selection.
         k: Latents per token.
         backend: Implementation of the sparse steps.
+        division: The processes that divide the training.
         last_cut: Cut of the latest batch. It speeds up the next search, and does not change its result.
     """
 
     variant: ActivationVariant
     k: int
     backend: Backend = "embedding_bag"
+    division: Division = ALONE
     last_cut: float | None = None
     _scores: Tensor | None = field(default=None, repr=False)
 
@@ -54,9 +58,14 @@ class Selector:
         return torch.addmm(b_enc * norm, x, (encoder * norm[:, None]).T, out=self._scores)
 
     def select(
-        self, scores: Float[Tensor, "batch d_sae"], norm: Float[Tensor, " d_sae"], *, sparse: bool
+        self,
+        scores: Float[Tensor, "batch d_sae"],
+        norm: Float[Tensor, " d_sae"],
+        *,
+        sparse: bool,
+        n_rows: int | None = None,
     ) -> tuple[Active, Tensor | None]:
-        """Select the active latents.
+        """Select the active latents; ``n_rows`` is the number of rows of the whole batch where this is a part.
 
         Scores equal to the cut are all kept, except in sparse steps on a GPU. These keep the first of them, in the
         order of rows and then of latents, until there are k per token, so that the number of entries is known in
@@ -65,11 +74,12 @@ class Selector:
         Returns:
             The active latents, and the cut for variants with one cut over the batch, else None.
         """
+        n_rows = scores.shape[0] if n_rows is None else n_rows
         if sparse and self.backend == "triton":
-            return self._select_on_device(scores, norm)
+            return self._select_on_device(scores, norm, n_rows)
         if isinstance(self.variant, TopK) or not sparse:
-            return self._select_dense(scores, norm, sparse=sparse)
-        index, values, cut = self._above_cut(scores)
+            return self._select_dense(scores, norm, n_rows, sparse=sparse)
+        index, values, cut = self._above_cut(scores, self.k * n_rows)
         columns = torch.from_numpy(index % scores.shape[1])
         active = SparseActive.from_flat(
             torch.from_numpy(index), torch.from_numpy(values) / norm[columns], *scores.shape
@@ -81,46 +91,73 @@ class Selector:
         """Whether the backend supports the rule of this variant."""
         return self.backend == "embedding_bag" or isinstance(self.variant, (L1, BatchTopK, TopK))
 
+    def cut(self, scores: Float[Tensor, "batch d_sae"], n_rows: int) -> Float[Tensor, "#batch 1"]:
+        """The smallest active score over the scores of all processes: one per row, or one for the whole batch."""
+        if self.division.by_latents and isinstance(self.variant, TopK):
+            return self.division.cut(scores, self.k)
+        if not self.division.alone and isinstance(self.variant, BatchTopK):
+            return self.division.cut(scores.flatten()[None], self.k * n_rows)
+        return self.variant.training_cut(scores, k=self.k)
+
     def _select_on_device(
-        self, scores: Float[Tensor, "batch d_sae"], norm: Float[Tensor, " d_sae"]
+        self, scores: Float[Tensor, "batch d_sae"], norm: Float[Tensor, " d_sae"], n_rows: int
     ) -> tuple[Active, Tensor | None]:
         from sae_training.kernels.active import TritonActive
-        from sae_training.kernels.selection import all_positive, highest
+        from sae_training.kernels.selection import all_positive, at_or_above, highest
 
+        alone = self.division.alone
         match self.variant:
             case L1():
                 return TritonActive.from_kept(all_positive(scores), norm), None
+            case TopK() if self.division.by_latents:
+                kept = at_or_above(scores, self.cut(scores, n_rows).flatten(), self.k, per_row=True)
             case TopK():
-                return TritonActive.from_kept(highest(scores, self.k, per_row=True), norm), None
+                kept = highest(scores, self.k, per_row=True)
+            case BatchTopK() if not alone:
+                kept = at_or_above(scores, self.cut(scores, n_rows).flatten(), self.k * n_rows, per_row=False)
             case BatchTopK():
                 kept = highest(scores, self.k * scores.shape[0], per_row=False)
-                return TritonActive.from_kept(kept, norm), kept.cut[0]
-        raise AssertionError(f"has_sparse_step is False for {self.variant.name!r}: its steps are dense on a GPU")
+            case _:
+                raise AssertionError(
+                    f"has_sparse_step is False for {self.variant.name!r}: its steps are dense on a GPU"
+                )
+        return TritonActive.from_kept(kept, norm), kept.cut[0] if self.variant.has_running_threshold else None
 
-    def _above_cut(self, scores: Float[Tensor, "batch d_sae"]) -> tuple[np.ndarray, np.ndarray, float]:
+    def _above_cut(self, scores: Float[Tensor, "batch d_sae"], n_kept: int) -> tuple[np.ndarray, np.ndarray, float]:
         """Flat indices and scores of what one cut over the batch keeps, and the cut."""
         flat = scores.view(-1).numpy()
         if not self.variant.has_running_threshold:
             index = np.flatnonzero(flat > 0)
             return index, flat[index], 0.0
-        n_kept = self.k * scores.shape[0]
         floor = 0.0 if self.last_cut is None else max(0.0, self.last_cut * _FLOOR_SHARE)
         index = np.flatnonzero(flat > floor)
-        if index.size < n_kept and floor > 0.0:
+        sizes = self.division.numbers(index.size, scores.device)
+        if sum(sizes) < n_kept and floor > 0.0:
             index = np.flatnonzero(flat > 0)
+            sizes = self.division.numbers(index.size, scores.device)
         values = flat[index]
-        if index.size < n_kept:  # there are fewer positive scores than n_kept, so all of them are active
+        if sum(sizes) < n_kept:  # there are fewer positive scores than n_kept, so all of them are active
             self.last_cut = None
             return index, values, 0.0
-        place = values.size - n_kept
-        self.last_cut = float(np.partition(values, place)[place])
+        candidates = self._candidates(values, min(n_kept, max(sizes)))
+        place = candidates.size - n_kept
+        self.last_cut = float(np.partition(candidates, place)[place])
         keep = values >= self.last_cut
         return index[keep], values[keep], self.last_cut
 
+    def _candidates(self, values: np.ndarray, n: int) -> np.ndarray:
+        """The ``n`` highest scores of each process, with zeros where it has fewer."""
+        if self.division.alone:
+            return values
+        own = np.zeros(n, dtype=values.dtype)
+        highest = values if values.size <= n else np.partition(values, values.size - n)[values.size - n :]
+        own[: highest.size] = highest
+        return self.division.gathered(torch.from_numpy(own)).flatten().numpy()
+
     def _select_dense(
-        self, scores: Float[Tensor, "batch d_sae"], norm: Float[Tensor, " d_sae"], *, sparse: bool
+        self, scores: Float[Tensor, "batch d_sae"], norm: Float[Tensor, " d_sae"], n_rows: int, *, sparse: bool
     ) -> tuple[Active, Tensor | None]:
-        cut = self.variant.training_cut(scores, k=self.k)
+        cut = self.cut(scores, n_rows)
         mask = (scores >= cut) & (scores > 0)
         shared_cut = cut.reshape(()).clamp(min=0.0) if self.variant.has_running_threshold else None
         if sparse:

@@ -22,80 +22,26 @@ The gradient holds the set of active latents fixed, as is usual. Centering subtr
 the biases for it, so the crosscoder and the loss do not change. It keeps the large mean activation of residual streams
 out of the gradient of the encoder.
 
+Several processes divide the latents or the rows of the batch (`sae_training.parallel`). The formulas hold for the whole: B
+counts the rows of the batch, and the error is that of all latents.
+
 With ``bfloat16``, the operands of the dense matrix products are rounded. Selection, sums, losses and the sparse
 products, which are sums of gathered rows, stay in float32.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from sae_training.active import Active
+from sae_training.parallel import Division, Share
+from sae_training.parameters import Parameters, StepWeights
 from sae_training.selection import Selector
 from sae_training.variants import Jump, log_threshold_gradient, select_jump
 from sae_training.weights import sum_of_norms
-
-
-@dataclass(frozen=True)
-class Parameters:
-    """The trained parameters, for scaled and centered activations.
-
-    Attributes:
-        encoder: Encoder of the crosscoder.
-        decoder: Decoder of the crosscoder.
-        b_enc: Encoder bias of the crosscoder plus ``encoder @ center``.
-        b_dec: Decoder bias of the crosscoder minus ``center``.
-        widths: Width of each source in the columns.
-        prefixes: Ends of the nested dictionaries, increasing; ``(d_sae,)`` without nesting.
-        log_threshold: Logarithm of the threshold on each latent's score (jumprelu); None for other variants.
-    """
-
-    encoder: nn.Parameter
-    decoder: nn.Parameter
-    b_enc: nn.Parameter
-    b_dec: nn.Parameter
-    widths: tuple[int, ...]
-    prefixes: tuple[int, ...]
-    log_threshold: nn.Parameter | None = None
-
-    def all(self) -> tuple[nn.Parameter, ...]:
-        """All parameters in the order of the optimizer."""
-        weights = (self.encoder, self.decoder, self.b_enc, self.b_dec)
-        return weights if self.log_threshold is None else (*weights, self.log_threshold)
-
-
-@dataclass(frozen=True)
-class StepWeights:
-    """Coefficients of one step.
-
-    Attributes:
-        l1: Coefficient lambda of the l1 variant.
-        aux: Coefficient alpha of the auxiliary loss.
-        aux_k: Number of dead latents per token in the auxiliary loss.
-        aux_stride: The auxiliary loss uses every ``aux_stride``-th token.
-        l0: Coefficient lambda of the jumprelu variant.
-        bandwidth: Bandwidth eps of the jumprelu variant.
-        share: ``[d_sae]``, share of lambda that each latent pays; None if all pay the whole.
-        delta: Coefficient of the delta loss.
-        units: ``[model site]``, scale of each source over the mean of its site, for the delta loss.
-    """
-
-    l1: float
-    aux: float
-    aux_k: int
-    aux_stride: int = 1
-    l0: float = 0.0
-    bandwidth: float = 1.0
-    share: Float[Tensor, " d_sae"] | None = None
-    delta: float = 0.0
-    units: Float[Tensor, "model site"] | None = None
-
-    def penalty(self, coefficient: float, place: slice) -> float | Float[Tensor, " part"]:
-        """The coefficient that the latents of a block pay."""
-        return coefficient if self.share is None else coefficient * self.share[place]
 
 
 @dataclass(frozen=True)
@@ -103,7 +49,8 @@ class StepOutput:
     """Result of one step; the gradients are in ``grad`` of the parameters.
 
     ``norm_sum`` is the sum of all decoder norms. If it overflows, no latent is selected and the loss stays finite, so
-    the checks watch it beside the loss.
+    the checks watch it beside the loss. Of several processes, each has its own rows and latents in ``active``, ``x`` and
+    ``error``; all numbers are those of the whole batch, which has ``n_rows`` rows.
     """
 
     active: Active
@@ -115,6 +62,7 @@ class StepOutput:
     delta: Float[Tensor, ""]
     norm_sum: Float[Tensor, ""]
     cut: Float[Tensor, ""] | None
+    n_rows: int
 
     @property
     def loss(self) -> Float[Tensor, ""]:
@@ -130,6 +78,7 @@ def loss_and_gradients(
     weights: StepWeights,
     *,
     dead: Bool[Tensor, " d_sae"] | Int[Tensor, " dead"] | None = None,
+    rows: Share | None = None,
     sparse: bool = False,
     bfloat16: bool = False,
 ) -> StepOutput:
@@ -142,24 +91,24 @@ def loss_and_gradients(
         weights: Coefficients of the step.
         dead: Latents that the auxiliary loss revives, as a mask or as indices, or None. With indices the host does not
             wait for the device.
+        rows: Which rows of the batch ``x`` holds; None means all.
         sparse: Whether to compute with the active latents only. The result is the same up to rounding.
         bfloat16: Whether to round the operands of the matrix products.
     """
-    decoder = parameters.decoder.detach()
+    decoder, division = parameters.decoder.detach(), selector.division
+    rows = Share(0, x.shape[0], x.shape[0]) if rows is None else rows
     norm = sum_of_norms(decoder, parameters.widths)
     with torch.autocast(x.device.type, torch.bfloat16, enabled=bfloat16):
-        encoder, b_enc = parameters.encoder.detach(), parameters.b_enc.detach()
-        scores = selector.scores(x, encoder, b_enc, norm, bfloat16=bfloat16)
-        jump, cut = None, None
-        if parameters.log_threshold is None:
-            active, cut = selector.select(scores, norm, sparse=sparse)
+        scores = selector.scores(x, parameters.encoder.detach(), parameters.b_enc.detach(), norm, bfloat16=bfloat16)
+        threshold, jump, cut = parameters.log_threshold, None, None
+        if threshold is None:
+            active, cut = selector.select(scores, norm, sparse=sparse, n_rows=rows.n_rows)
         else:
-            jump = select_jump(scores, norm, parameters.log_threshold.detach().exp(), weights.bandwidth, sparse=sparse)
+            jump = select_jump(scores, norm, threshold.detach().exp(), weights.bandwidth, sparse=sparse)
             active = jump.active
-
         parts = active.split(parameters.prefixes)
-        errors = prefix_errors(parts, parameters, x)
-        error, share = errors[-1], 1.0 / (x.shape[0] * len(parts))
+        errors = prefix_errors(parts, parameters, x, division)
+        error, share = errors[-1], 1.0 / (rows.n_rows * len(parts))
         mse = share * sum_of_squares(errors)
         penalty = aux = mse.new_zeros(())
         pulls, delta = _with_delta_loss(errors, weights)
@@ -168,41 +117,74 @@ def loss_and_gradients(
         # A latent belongs to all prefixes that end behind it, so its gradient sums the errors of these prefixes.
         for (part, place), pull in zip(reversed(parts), reversed(pulls), strict=True):
             upstream = upstream + 2.0 * share * pull
+            if place.start == place.stop:  # the latents of another process
+                continue
             values_grad = part.values_gradient(upstream, decoder[place]).to(x.dtype)
             decoder_grad = part.weight_gradient(part.values, upstream).to(x.dtype)
             if jump is not None:
-                penalty = _jump_penalty(parameters, jump, values_grad, upstream, norm, weights)
+                penalty = _jump_penalty(parameters, jump, (values_grad, upstream), norm, weights, rows.n_rows)
             if selector.variant.has_l1_penalty and weights.l1 > 0:
-                coefficient = weights.penalty(weights.l1 / x.shape[0], place)
-                per_latent = coefficient * norm[place]
-                column_sum = part.column_sum(part.values)
-                penalty = penalty + (per_latent * column_sum).sum()
-                values_grad = part.add_per_latent(values_grad, per_latent)
-                add_norm_gradient_(decoder_grad, decoder[place], parameters.widths, coefficient * column_sum)
+                coefficient = weights.penalty(weights.l1 / rows.n_rows, place), norm
+                own, values_grad = _l1_penalty(part, (values_grad, decoder_grad), parameters, place, coefficient)
+                penalty = penalty + own
             encoder_grad = part.weight_gradient(values_grad, x).to(x.dtype)
             gradients.insert(0, (encoder_grad, decoder_grad, part.column_sum(values_grad)))
         totals = gradients[0] if len(gradients) == 1 else tuple(map(torch.cat, zip(*gradients, strict=True)))
-        which = _places(dead) if weights.aux > 0 else None
+        which = _places(dead, weights.n_dead) if weights.aux > 0 else None
         if which is not None:
-            aux = _add_dead_latent_loss_(totals, parameters, x, error, which, weights)
+            aux = _add_dead_latent_loss_(
+                totals, parameters, AuxBatch.of(x, error, rows, weights), which, (weights, division)
+            )
 
     parameters.encoder.grad, parameters.decoder.grad, parameters.b_enc.grad = totals
     parameters.b_dec.grad = upstream.sum(dim=0)
-    return StepOutput(active, x, error, mse, penalty, aux, share * delta, norm.sum(), cut)
+    own = StepOutput(active, x, error, mse, penalty, aux, share * delta, norm.sum(), cut, rows.n_rows)
+    return _of_all(own, division)
+
+
+def _of_all(own: StepOutput, division: Division) -> StepOutput:
+    """The numbers of the whole batch and of all latents, from those of each process."""
+    if division.alone:
+        return own
+    partial = ("mse", "penalty", "aux", "delta") if division.by_tokens else ("penalty", "norm_sum")
+    sums = division.sum_(torch.stack([getattr(own, name) for name in partial]))
+    return replace(own, **dict(zip(partial, sums, strict=True)))
+
+
+def _l1_penalty(
+    part: Active,
+    gradients: tuple[Tensor, Tensor],
+    parameters: Parameters,
+    place: slice,
+    weight: tuple[float | Tensor, Tensor],
+) -> tuple[Float[Tensor, ""], Tensor]:
+    """The L1 penalty of a block, and the gradient of its values; its gradient of the decoder is added.
+
+    ``gradients`` are those of the loss so far by the values and by the decoder; ``weight`` is the coefficient and the norms.
+    """
+    values_grad, decoder_grad = gradients
+    coefficient, norm = weight
+    per_latent, column_sum = coefficient * norm[place], part.column_sum(part.values)
+    add_norm_gradient_(decoder_grad, parameters.decoder.detach()[place], parameters.widths, coefficient * column_sum)
+    return (per_latent * column_sum).sum(), part.add_per_latent(values_grad, per_latent)
 
 
 def _jump_penalty(
     parameters: Parameters,
     jump: Jump,
-    values_grad: Tensor,
-    upstream: Float[Tensor, "batch d_all"],
+    gradients: tuple[Tensor, Float[Tensor, "batch d_all"]],
     norm: Float[Tensor, " d_sae"],
     weights: StepWeights,
+    n_rows: int,
 ) -> Float[Tensor, ""]:
-    """Compute the L0 penalty, and set the gradient of the thresholds."""
+    """Compute the L0 penalty, and set the gradient of the thresholds.
+
+    ``gradients`` are those of the loss by the active values and by the reconstruction.
+    """
+    values_grad, upstream = gradients
     assert parameters.log_threshold is not None, "only jumprelu has thresholds"
     below = jump.below.values_gradient(upstream, parameters.decoder.detach()).to(upstream.dtype)
-    coefficient = weights.penalty(weights.l0 / upstream.shape[0], slice(None))
+    coefficient = weights.penalty(weights.l0 / n_rows, slice(None))
     threshold = parameters.log_threshold.detach().exp()
     parameters.log_threshold.grad = log_threshold_gradient(
         jump, (values_grad, below), norm, threshold, weights.bandwidth, coefficient
@@ -211,13 +193,15 @@ def _jump_penalty(
 
 
 def prefix_errors(
-    parts: Sequence[tuple[Active, slice]], parameters: Parameters, x: Float[Tensor, "batch d_all"]
+    parts: Sequence[tuple[Active, slice]], parameters: Parameters, x: Float[Tensor, "batch d_all"], division: Division
 ) -> list[Float[Tensor, "batch d_all"]]:
     """x_hat - x with the latents up to the end of each part; the last error is that of the whole dictionary."""
     errors = []
     error = parameters.b_dec.detach() - x
     for part, place in parts:
-        error = part.decode(parameters.decoder.detach()[place]).to(x.dtype).add_(error)
+        empty = place.start == place.stop
+        own = torch.zeros_like(x) if empty else part.decode(parameters.decoder.detach()[place]).to(x.dtype)
+        error = division.sum_of_latents_(own).add_(error)
         errors.append(error)
     return errors
 
@@ -263,55 +247,76 @@ def add_norm_gradient_(
         grad.addcmul_(part, factor[:, None])
 
 
-def _places(dead: Tensor | None) -> Int[Tensor, " dead"] | None:
-    """Indices of the dead latents, or None if there are none."""
+def _places(dead: Tensor | None, n_dead: int | None) -> Int[Tensor, " dead"] | None:
+    """Indices of the dead latents, or None if there are none in any process."""
     if dead is not None and dead.dtype == torch.bool:
         dead = dead.nonzero().squeeze(1)
-    return None if dead is None or dead.numel() == 0 else dead
+    return None if dead is None or (dead.numel() if n_dead is None else n_dead) == 0 else dead
+
+
+@dataclass(frozen=True)
+class AuxBatch:
+    """What the auxiliary loss reconstructs.
+
+    Attributes:
+        x: Activations of the rows that it uses.
+        residual: x - x_hat of these rows.
+        n_rows: Number of such rows in all processes.
+    """
+
+    x: Float[Tensor, "batch d_all"]
+    residual: Float[Tensor, "batch d_all"]
+    n_rows: int
+
+    @classmethod
+    def of(cls, x: Tensor, error: Tensor, rows: Share, weights: StepWeights) -> "AuxBatch":
+        """Every ``aux_stride``-th row of a batch."""
+        every, n_every = rows.every(weights.aux_stride)
+        return cls(x[every], -error[every], n_every)
 
 
 def _add_dead_latent_loss_(
     totals: tuple[Tensor, ...],
     parameters: Parameters,
-    x: Float[Tensor, "batch d_all"],
-    error: Float[Tensor, "batch d_all"],
-    which: Int[Tensor, " dead"],
-    weights: StepWeights,
+    batch: AuxBatch,
+    which: Tensor,
+    how: tuple[StepWeights, Division],
 ) -> Float[Tensor, ""]:
     """Compute the auxiliary loss, and add its gradients to the rows of the dead latents."""
-    rows = slice(None, None, weights.aux_stride)
-    aux, gradients = dead_latent_loss(parameters, x[rows], -error[rows], which, weights)
+    aux, gradients = dead_latent_loss(parameters, batch, which, *how)
     for total, revived in zip(totals, gradients, strict=True):
         total.index_add_(0, which, revived)
     return aux
 
 
 def dead_latent_loss(
-    parameters: Parameters,
-    x: Float[Tensor, "batch d_all"],
-    residual: Float[Tensor, "batch d_all"],
-    which: Tensor,
-    weights: StepWeights,
+    parameters: Parameters, batch: AuxBatch, which: Tensor, weights: StepWeights, division: Division
 ) -> tuple[Float[Tensor, ""], tuple[Tensor, Tensor, Tensor]]:
     """The auxiliary loss of Gao et al. (arXiv 2406.04093) on the dead latents.
 
     The ``aux_k`` dead latents with the highest scores of a token reconstruct the residual of the other latents.
 
     Returns:
-        The weighted loss, and its gradients with respect to the encoder rows, decoder rows and encoder biases of the
+        The weighted loss over the rows of this process, and its gradients with respect to the encoder rows, decoder rows and encoder biases of the
         dead latents.
     """
     with torch.enable_grad():
         encoder = parameters.encoder.detach()[which].requires_grad_()
         decoder = parameters.decoder.detach()[which].requires_grad_()
         bias = parameters.b_enc.detach()[which].requires_grad_()
-        feature_acts = torch.relu(torch.addmm(bias, x, encoder.T))
-        if which.numel() > weights.aux_k:
+        feature_acts = torch.relu(torch.addmm(bias, batch.x, encoder.T))
+        if (which.numel() if weights.n_dead is None else weights.n_dead) > weights.aux_k:
             norm = sum_of_norms(decoder.detach(), parameters.widths)
             scores = feature_acts.detach() * norm
-            cut = torch.topk(scores, weights.aux_k, dim=1).values[:, -1:]
+            if division.by_latents:
+                cut = division.cut(scores, weights.aux_k)
+            else:
+                cut = torch.topk(scores, weights.aux_k, dim=1).values[:, -1:]
             feature_acts = feature_acts * (scores >= cut)
-        error = feature_acts @ decoder - residual
-        loss = weights.aux / x.shape[0] * error.square().sum()
-        by_encoder, by_decoder, by_bias = torch.autograd.grad(loss, (encoder, decoder, bias))
-    return loss.detach(), (by_encoder, by_decoder, by_bias)
+        own = (feature_acts @ decoder).to(batch.residual.dtype)
+        # the other processes' parts are fixed here, so the gradient is that by the sum of all parts
+        error = division.sum_of_latents_(own.detach().clone()) if division.by_latents else own.detach()
+        error = error - batch.residual
+        share = weights.aux / batch.n_rows
+        by_encoder, by_decoder, by_bias = torch.autograd.grad(own, (encoder, decoder, bias), share * (2 * error))
+    return share * error.square().sum(), (by_encoder, by_decoder, by_bias)

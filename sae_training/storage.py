@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import Tensor
 
 from sae_training.atomic import write_bytes
 from sae_training.config import CrosscoderConfig
 from sae_training.errors import SaeTrainingError
+from sae_training.parallel import ALONE, Division
+from sae_training.tensor_files import read_part, write_tensors, written_together
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "weights.safetensors"
@@ -26,16 +28,19 @@ def json_bytes(value: Any) -> bytes:
     return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
 
 
-def crosscoder_files(config: CrosscoderConfig, tensors: Mapping[str, Tensor]) -> dict[str, bytes]:
-    """The contents of both files, by name."""
-    value = {"format": FORMAT, "format_version": FORMAT_VERSION, "config": config.model_dump(mode="json")}
-    return {WEIGHTS_FILE: save(dict(tensors)), CONFIG_FILE: json_bytes(value)}
+def config_bytes(config: CrosscoderConfig) -> bytes:
+    """The contents of ``config.json``."""
+    return json_bytes({"format": FORMAT, "format_version": FORMAT_VERSION, "config": config.model_dump(mode="json")})
 
 
-def save_crosscoder(config: CrosscoderConfig, tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Write both files; they replace an older crosscoder in the folder."""
-    for name, data in crosscoder_files(config, tensors).items():
-        write_bytes(folder / name, data)
+def save_crosscoder(
+    config: CrosscoderConfig, tensors: Mapping[str, Tensor], folder: Path, division: Division = ALONE
+) -> None:
+    """Write both files; they replace an older crosscoder in the folder. Each process writes its latents."""
+    with written_together(folder / WEIGHTS_FILE, division) as path:
+        write_tensors(path, tensors, config.d_sae, division)
+    if division.is_first:
+        write_bytes(folder / CONFIG_FILE, config_bytes(config))
 
 
 def read_config(folder: Path) -> CrosscoderConfig:
@@ -70,18 +75,22 @@ def read_config(folder: Path) -> CrosscoderConfig:
         raise SaeTrainingError(f"{path}: {error}") from None
 
 
-def read_weights(folder: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def read_weights(
+    folder: Path, expected: Mapping[str, Tensor], rows: slice | None = None, d_sae: int = 0
+) -> dict[str, Tensor]:
     """Read the tensors of a crosscoder.
 
     Args:
         folder: Folder of the crosscoder.
-        expected: Tensors with the names and shapes that the file must have.
+        expected: Tensors with the names and shapes that the file, or its part, must have.
+        rows: The latents to read; None for all.
+        d_sae: Number of latents in the file, where a part is read.
 
     Raises:
         SaeTrainingError: The file cannot be read, or a tensor is missing or has another shape.
     """
     path = folder / WEIGHTS_FILE
-    tensors = read_tensors(path)
+    tensors = read_tensors(path) if rows is None else read_part(path, rows, d_sae)
     if missing := sorted(expected.keys() - tensors.keys()):
         raise SaeTrainingError(f"{path} lacks {', '.join(missing)}; this release did not write it.")
     for name, tensor in expected.items():

@@ -97,16 +97,16 @@ class BatchStream:
                 f"batch {number} has {batch.shape[0]} tokens, but batch_size is {self._batch_size}; "
                 "make the stream and TrainConfig agree."
             )
-        flat = self._crosscoder.flatten(_sent(batch, self._crosscoder.device))
+        flat = self._crosscoder.flatten(sent(batch, self._crosscoder.device))
         position = self._batches.state_dict() if isinstance(self._batches, PositionedBatches) else None
         return flat, position
 
 
-def _sent(batch: Tensor, device: torch.device) -> Tensor:
-    """The batch on a device. A GPU copies it from page-locked memory, because the host would wait for other copies."""
-    if device.type == "cuda" and batch.device.type == "cpu":
-        batch = batch.pin_memory()
-    return batch.to(device, non_blocking=True)
+def sent(values: Tensor, device: torch.device | str) -> Tensor:
+    """Values on a device. A GPU copies them from page-locked memory, because the host would wait for other copies."""
+    if torch.device(device).type == "cuda" and values.device.type == "cpu":
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)
 
 
 def batch_digest(batch: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ from pydantic import Field, model_serializer, model_validator
 
 from sae_training.frozen import FrozenConfig
 
+Divide = Literal["latents", "tokens"]
+
 
 class SharedTrainConfig(FrozenConfig):
     """Settings that the training of a crosscoder and of an SAE of one model share.
@@ -90,6 +92,9 @@ class TrainConfig(SharedTrainConfig):
         sparse_below: Share of active latents up to which ``auto`` is sparse on a CPU.
         sparse_below_gpu: Share of active latents up to which ``auto`` is sparse on a GPU. The default is the break-even
             point of bfloat16 products on an H100 (docs/kernels.md). l1 uses the density of the latest log line.
+        divide: What several processes divide: the ``latents``, so that memory and work per process shrink, or the ``tokens``
+            of each batch, with the whole dictionary in every process. It is no part of a run's settings: a run resumes
+            with another value, and with any number of processes.
     """
 
     accumulation: int = Field(default=1, ge=1)
@@ -112,6 +117,7 @@ class TrainConfig(SharedTrainConfig):
     kernel: Literal["auto", "dense", "sparse", "triton"] = "auto"
     sparse_below: float = Field(default=0.06, ge=0, le=1)
     sparse_below_gpu: float = Field(default=0.0056, ge=0, le=1)
+    divide: Divide = Field(default="latents", exclude=True)
 
     @classmethod
     def paper(cls, **changes: Any) -> "TrainConfig":

@@ -1,12 +1,10 @@
 """Training steps; `sae_training.run` adds the stream and the files."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-from einops import reduce, repeat
 from torch import Tensor, nn
 
 from sae_training.checkpoint import TrainState
@@ -14,13 +12,15 @@ from sae_training.crosscoder import Crosscoder
 from sae_training.errors import SaeTrainingError
 from sae_training.finiteness import NonFiniteCheck, require_finite, require_finite_step
 from sae_training.kernels.backend import choose_backend
-from sae_training.reconstruction import batch_fve
+from sae_training.parallel import ALONE, Division
+from sae_training.parameters import Parameters, StepWeights, Ties
 from sae_training.selection import Selector
-from sae_training.step import Parameters, StepOutput, StepWeights, loss_and_gradients
+from sae_training.step import StepOutput, loss_and_gradients
+from sae_training.step_metrics import step_metrics
 from sae_training.stream import batch_digest
 from sae_training.train_config import TrainConfig
 from sae_training.variants import select_jump
-from sae_training.weights import dedicated_mask, mean_norm_scale
+from sae_training.weights import common, mean_norm_scale
 
 
 class Trainer:
@@ -36,7 +36,9 @@ class Trainer:
         state: Optimizer and counters: what the next step depends on, except the tensors of the crosscoder.
     """
 
-    def __init__(self, crosscoder: Crosscoder, config: TrainConfig, *, lazy: bool | None = None) -> None:
+    def __init__(
+        self, crosscoder: Crosscoder, config: TrainConfig, *, lazy: bool | None = None, division: Division = ALONE
+    ) -> None:
         """Make a trainer.
 
         Args:
@@ -44,10 +46,16 @@ class Trainer:
             config: Settings of the training.
             lazy: Whether a step never waits for the device; None means that it waits only on a CPU. On a CPU, True
                 needs kernel dense or triton.
+            division: The processes that divide the training. All of them make a trainer, and call its methods together with
+                the same batches.
 
         Raises:
             SaeTrainingError: The kernel cannot run on the device, or does not support the variant or ``lazy``.
         """
+        assert crosscoder.rows == division.latents(crosscoder.d_sae), (
+            "make the crosscoder with the rows of the division"
+        )
+        self.division = division
         self._backend = choose_backend(config.kernel, crosscoder.device)
         self.crosscoder = crosscoder
         self.config = config
@@ -61,14 +69,14 @@ class Trainer:
             nn.Parameter(crosscoder.b_enc.detach().clone()),
             nn.Parameter(crosscoder.b_dec_flat.detach().clone()),
             crosscoder.config.widths,
-            crosscoder.config.prefix_ends,
+            tuple(common(crosscoder.rows, slice(0, end)).stop for end in crosscoder.config.prefix_ends),
             nn.Parameter(crosscoder.threshold.to(crosscoder.decoder.dtype).log()) if own else None,
         )
         # A fused update halves the number of passes over memory, on CPU and GPU.
         optimizer = torch.optim.Adam(parameters.all(), lr=config.lr, betas=config.adam_betas, fused=True)
-        fired = torch.zeros(crosscoder.d_sae, dtype=torch.int64, device=crosscoder.device)
+        fired = torch.zeros(crosscoder.b_enc.shape, dtype=torch.int64, device=crosscoder.device)
         self.state = TrainState(parameters, torch.zeros_like(crosscoder.b_dec_flat), optimizer, fired)
-        self.selector = Selector(crosscoder.variant, crosscoder.config.k, self._backend or "embedding_bag")
+        self.selector = Selector(crosscoder.variant, crosscoder.config.k, self._backend or "embedding_bag", division)
         if config.kernel in ("sparse", "triton") and not self.selector.has_sparse_step:
             raise SaeTrainingError(
                 f"variant {crosscoder.variant.name!r} has no sparse step on {crosscoder.device}; "
@@ -78,12 +86,7 @@ class Trainer:
             raise SaeTrainingError(
                 f"delta_coefficient needs models of one width, but they have {list(crosscoder.config.widths)}; set it to 0."
             )
-        mask = dedicated_mask(crosscoder.config)
-        self._mask = None if mask is None else mask.to(crosscoder.decoder)
-        share: Tensor | None = None
-        if crosscoder.config.n_shared:
-            share = torch.ones_like(crosscoder.b_enc.detach())
-            share[crosscoder.config.shared_rows] = config.shared_penalty
+        self._ties = Ties(crosscoder.config, crosscoder.rows, crosscoder.decoder)
         self._weights = StepWeights(
             l1=config.l1_coefficient,
             aux=config.aux_coefficient if crosscoder.variant.has_dead_latent_loss else 0.0,
@@ -91,12 +94,13 @@ class Trainer:
             aux_stride=round(1 / config.aux_batch_frac),
             l0=config.l0_coefficient,
             bandwidth=config.bandwidth,
-            share=share,
+            share=self._ties.penalty_share(crosscoder.b_enc, config.shared_penalty),
             delta=config.delta_coefficient,
         )
         self._n_tokens_before = 0
         self._nonfinite = NonFiniteCheck(crosscoder.device)
         self._known_dead: Tensor | None = None
+        self._n_dead: int | None = None
         self._column_scale: Tensor | None = None
         if self.lazy:
             # The fused Adam of torch reads this attribute, which GradScaler usually sets. At 1 it changes no weight.
@@ -127,7 +131,7 @@ class Trainer:
         state.parameters.b_dec.zero_()
         self._column_scale = None
         if not crosscoder.variant.has_l1_penalty:
-            crosscoder.encoder.mul_(self._gain(self._centered(flat[0])))
+            crosscoder.encoder.mul_(self._gain(flat[0]))
         self._write_biases()
 
     def _centered(self, batch: Tensor) -> Tensor:
@@ -138,19 +142,22 @@ class Trainer:
         flat = self.crosscoder.target(batch).to(self.crosscoder.decoder.dtype)
         return (flat / self._column_scale).sub_(self.state.center)
 
-    def _gain(self, x: Tensor) -> float:
+    def _gain(self, batch: Tensor) -> float:
         """The factor of the encoder for which the first reconstruction has the least squared error."""
-        parameters = self.state.parameters
+        parameters, division = self.state.parameters, self.division
+        rows = division.share(batch.shape[0])
+        x, sparse = self._centered(batch[rows.place]), self._sparse(rows.n_rows)
         norm = self.crosscoder.feature_norm()
         scores = self.selector.scores(x, parameters.encoder, parameters.b_enc, norm)
         if parameters.log_threshold is None:
-            active, _ = self.selector.select(scores, norm, sparse=self._sparse())
+            active, _ = self.selector.select(scores, norm, sparse=sparse, n_rows=rows.n_rows)
         else:
             threshold = parameters.log_threshold.exp()
-            active = select_jump(scores, norm, threshold, self.config.bandwidth, sparse=self._sparse()).active
+            active = select_jump(scores, norm, threshold, self.config.bandwidth, sparse=sparse).active
         self.selector.last_cut = None
-        explained = active.decode(parameters.decoder)
-        total, product = float(explained.square().sum()), float((x * explained).sum())
+        explained = division.sum_of_latents_(active.decode(parameters.decoder))
+        sums = division.sum_of_tokens_(torch.stack((explained.square().sum(), (x * explained).sum())))
+        total, product = sums.tolist()
         return product / total if total > 0 and product > 0 else 1.0
 
     @torch.no_grad()
@@ -177,10 +184,13 @@ class Trainer:
         config, state = self.config, self.state
         self._n_tokens_before = state.n_tokens
         outputs = self._gradients(batches)
-        self._constrain_gradients()
-        gradient_norm = nn.utils.get_total_norm([p.grad for p in state.parameters.all() if p.grad is not None])
+        if self.division.by_tokens:
+            for parameter in state.parameters.all():
+                self.division.sum_(_gradient(parameter))
+        self._ties.constrain(state.parameters)
+        gradient_norm = self._gradient_norm()
         if self.lazy:
-            self._nonfinite.watch(outputs, gradient_norm, state.step + 1)
+            self._nonfinite.watch(outputs, gradient_norm, state.step + 1, self.division)
         else:
             raw = [self.crosscoder.flatten(batch) for batch in batches]
             require_finite_step(outputs, gradient_norm, raw, step=state.step + 1, lr=config.lr)
@@ -201,26 +211,33 @@ class Trainer:
             SaeTrainingError: A step was not finite; the message names the first one. The weights are as before it.
         """
         if self.lazy:
+            self.division.settle(self.crosscoder.device)
             self._nonfinite.require_finite(self.config.lr)
             self._known_dead = None  # a run resumed here determines the dead latents again, so this run must too
 
     def _gradients(self, batches: Sequence[Tensor]) -> list[StepOutput]:
         """Set the gradient of the mean loss over the tokens of all batches."""
         config, state = self.config, self.state
-        weights = replace(
-            self._weights, l1=config.l1_at(state.n_tokens), l0=config.l0_at(state.n_tokens), units=self._units()
-        )
         dead, outputs = self._dead(), []
+        weights = replace(
+            self._weights,
+            l1=config.l1_at(state.n_tokens),
+            l0=config.l0_at(state.n_tokens),
+            units=self._units(),
+            n_dead=self._n_dead,
+        )
         n_rows = sum(batch.shape[0] for batch in batches)
         sums: list[Tensor] = []
         for batch in batches:
+            rows = self.division.share(batch.shape[0])
             output = loss_and_gradients(
                 state.parameters,
-                self._centered(batch),
+                self._centered(batch[rows.place]),
                 self.selector,
                 weights,
                 dead=dead,
-                sparse=self._sparse(),
+                rows=rows,
+                sparse=self._sparse(rows.n_rows),
                 bfloat16=config.precision == "bfloat16",
             )
             outputs.append(output)
@@ -236,6 +253,14 @@ class Trainer:
             parameter.grad = total
         return outputs
 
+    def _gradient_norm(self) -> Tensor:
+        """L2 norm of the gradient of all weights of all processes."""
+        parameters = self.state.parameters
+        if not self.division.by_latents:
+            return nn.utils.get_total_norm([_gradient(parameter) for parameter in parameters.all()])
+        own = nn.utils.get_total_norm([_gradient(parameter) for parameter in parameters.of_latents()])
+        return (self.division.sum_(own.square()) + _gradient(parameters.b_dec).square().sum()).sqrt()
+
     def _units(self) -> Tensor | None:
         """Scale of each source over the mean scale of its site; None where no term of the loss compares models."""
         if not self.config.delta_coefficient:
@@ -248,63 +273,26 @@ class Trainer:
         if self._weights.aux == 0:
             return None
         if not self.lazy or self._known_dead is None or self.state.step % self.config.refresh_dead_every == 0:
+            self.division.settle(self.crosscoder.device)
             dead = self.state.tokens_since_fired >= self.config.dead_window
             self._known_dead = dead.nonzero().squeeze(1)
+            if self.division.by_latents:
+                self._n_dead = sum(self.division.numbers(self._known_dead.numel(), dead.device))
         return self._known_dead
-
-    @torch.no_grad()
-    def _constrain_gradients(self) -> None:
-        """Keep what the configuration ties.
-
-        Dedicated latents stay at zero in other models, the decoders of shared latents equal in all models, and the encoders
-        of two models opposite where the dictionary reads their difference.
-        """
-        encoder, decoder = self.state.parameters.encoder.grad, self.state.parameters.decoder.grad
-        assert encoder is not None, "every step sets the gradients"
-        assert decoder is not None, "every step sets the gradients"
-        if self._mask is not None:
-            encoder.mul_(self._mask)
-            decoder.mul_(self._mask)
-        config = self.crosscoder.config
-        if config.n_shared:
-            tied = decoder[config.shared_rows]
-            mean = reduce(tied, "latent (model d) -> latent d", "mean", model=config.n_models)
-            tied.copy_(repeat(mean, "latent d -> latent (model d)", model=config.n_models))
-        if config.reads == "difference":
-            first, second = encoder.chunk(2, dim=1)
-            first.copy_(-second)
 
     def metrics(self, output: StepOutput) -> dict[str, Any]:
         """Measures of the latest step, whose last batch gave ``output``; waits for the device."""
-        state, crosscoder, config = self.state, self.crosscoder, self.config
-        n_before = self._n_tokens_before
-        fve = batch_fve(output.x, output.error, crosscoder.config.widths)
-        l0 = float(output.active.column_count().sum()) / output.x.shape[0]
+        state, crosscoder = self.state, self.crosscoder
+        self.division.settle(crosscoder.device)
+        found = step_metrics(output, crosscoder, state, self.config, self._n_tokens_before, self.division)
         if self.lazy and not crosscoder.variant.has_fixed_k:
-            state.density = l0 / crosscoder.d_sae
-        return {
-            "step": state.step,
-            "tokens": state.n_tokens,
-            "lr": config.lr_at(n_before),
-            "loss": float(output.loss),
-            "mse": float(output.mse),
-            "aux": float(output.aux),
-            "penalty": float(output.penalty),
-            **({"delta": float(output.delta)} if config.delta_coefficient else {}),
-            "l1_coefficient": config.l1_at(n_before) if crosscoder.variant.has_l1_penalty else 0.0,
-            **({"l0_coefficient": config.l0_at(n_before)} if crosscoder.variant.has_latent_threshold else {}),
-            "l0": l0,
-            "fve": {  # None if a model's activation is constant in the batch, because JSON has no NaN
-                name: value if math.isfinite(value) else None
-                for name, value in zip(crosscoder.source_names, fve.tolist(), strict=True)
-            },
-            "dead_frac": float((state.tokens_since_fired >= config.dead_window).double().mean()),
-            "threshold": float(crosscoder.threshold.mean()),
-            "distinct_batches": int(state.settle_digests().unique().numel()),
-        }
+            state.density = found["l0"] / crosscoder.d_sae
+        return found
 
-    def _sparse(self) -> bool:
-        if self._backend is None or not self.selector.has_sparse_step:
+    def _sparse(self, n_rows: int | None = None) -> bool:
+        """Whether a step on a batch of ``n_rows`` rows is sparse, in all processes; one without rows does a dense step."""
+        without_rows = self.division.by_tokens and n_rows is not None and n_rows < self.division.count
+        if self._backend is None or not self.selector.has_sparse_step or without_rows:
             return False
         if self.config.kernel != "auto":
             return True
@@ -317,6 +305,7 @@ class Trainer:
         state = self.state
         n_rows = sum(batch.shape[0] for batch in batches)
         counts = torch.stack([output.active.column_count() for output in outputs]).sum(dim=0)
+        counts = self.division.sum_of_tokens_(counts)
         since = torch.where(counts > 0, 0, state.tokens_since_fired + n_rows)
         state.tokens_since_fired = self._nonfinite.guarded(state.tokens_since_fired, since) if self.lazy else since
         for output in outputs:
@@ -325,7 +314,8 @@ class Trainer:
         state.last_cut = self.selector.last_cut
         # In a lazy step this would wait for the device; `metrics` waits anyway, and updates the density there.
         if not self.crosscoder.variant.has_fixed_k and not self.lazy:
-            state.density = float(counts.sum()) / (n_rows * self.crosscoder.d_sae)
+            n_active = self.division.sum_of_latents_(counts.sum())
+            state.density = float(n_active) / (n_rows * self.crosscoder.d_sae)
         state.new_digests += [batch_digest(batch) for batch in batches]
         state.step += 1
         state.n_tokens += n_rows
@@ -337,3 +327,8 @@ class Trainer:
         moved = threshold * momentum + cut.double() * (1 - momentum)
         threshold.copy_(self._nonfinite.guarded(threshold, moved) if self.lazy else moved)
         state.n_cuts += 1
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    assert parameter.grad is not None, "every step sets the gradients"
+    return parameter.grad

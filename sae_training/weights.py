@@ -69,12 +69,39 @@ def column_scale(scale: Float[Tensor, " source"], widths: Sequence[int]) -> Floa
     return scale.repeat_interleave(torch.tensor(widths, device=scale.device))
 
 
-def initial_decoder(config: CrosscoderConfig) -> Float[Tensor, "d_sae d_all"]:
+_DRAWN_ROWS = 4096
+"""Rows that are drawn together. Blocks of 16 numbers or more, in multiples of 16, continue one sequence of torch.randn."""
+
+
+def common(rows: slice, block: slice) -> slice:
+    """Where the rows that also lie in ``block`` are among ``rows``."""
+    first, last = (min(max(end, rows.start), rows.stop) - rows.start for end in (block.start, block.stop))
+    return slice(first, last)
+
+
+def _directions(d_sae: int, width: int, generator: torch.Generator, rows: slice) -> Float[Tensor, "latent width"]:
+    """Some rows of ``torch.randn(d_sae, width)``, bit by bit, without the memory of the others."""
+    found = torch.empty(rows.stop - rows.start, width)
+    starts = list(range(0, d_sae, _DRAWN_ROWS))
+    if len(starts) > 1 and d_sae - starts[-1] < 16:
+        starts.pop()
+    for first, last in pairwise((*starts, d_sae)):
+        drawn = torch.randn(last - first, width, generator=generator)
+        found[common(rows, slice(first, last))] = drawn[common(slice(first, last), rows)]
+    return found
+
+
+def initial_decoder(config: CrosscoderConfig, rows: slice | None = None) -> Float[Tensor, "latent d_all"]:
     """Random directions of norm ``decoder_init_norm`` per source; the models share them with ``shared_init``.
 
     Directions of different sites are independent. Latents designated as shared always have one direction in all models.
     With ``reads = "difference"``, the decoders of the first model are 0.
+
+    Args:
+        config: Shape and variant.
+        rows: The latents to return; None for all. They do not depend on which others are returned.
     """
+    rows = slice(0, config.d_sae) if rows is None else rows
     generator = torch.Generator().manual_seed(config.seed)
     norm = config.decoder_init_norm
     if norm is None:
@@ -84,7 +111,7 @@ def initial_decoder(config: CrosscoderConfig) -> Float[Tensor, "d_sae d_all"]:
     n_draws = config.n_sites if (config.shared_init or of_difference) and config.same_width else config.n_sources
     parts = []
     for width in config.widths[:n_draws]:
-        direction = torch.randn(config.d_sae, width, generator=generator)
+        direction = _directions(config.d_sae, width, generator, rows)
         parts.append(norm * direction / torch.linalg.vector_norm(direction, dim=1, keepdim=True))
     if of_difference:
         parts = [torch.zeros_like(part) for part in parts] + parts
@@ -92,9 +119,9 @@ def initial_decoder(config: CrosscoderConfig) -> Float[Tensor, "d_sae d_all"]:
         parts = parts * config.n_models
     decoder = torch.cat(parts, dim=1)
     if config.n_shared:
-        tied = decoder[config.shared_rows, : config.d_all // config.n_models]
-        decoder[config.shared_rows] = tied.repeat(1, config.n_models)
-    mask = dedicated_mask(config)
+        shared = common(rows, config.shared_rows)
+        decoder[shared] = decoder[shared, : config.d_all // config.n_models].repeat(1, config.n_models)
+    mask = dedicated_mask(config, rows)
     return decoder if mask is None else decoder * mask
 
 
@@ -104,25 +131,29 @@ def second_less_first(x: Float[Tensor, "batch d_all"]) -> Float[Tensor, "batch d
     return torch.cat([torch.zeros_like(first), second - first], dim=1)
 
 
-def initial_weights(config: CrosscoderConfig) -> tuple[Float[Tensor, "d_sae d_all"], Float[Tensor, "d_sae d_all"]]:
+def initial_weights(
+    config: CrosscoderConfig, rows: slice | None = None
+) -> tuple[Float[Tensor, "latent d_all"], Float[Tensor, "latent d_all"]]:
     """Encoders and decoders. They are equal, but with ``reads = "difference"`` the encoders of the models are opposite."""
-    decoder = initial_decoder(config)
+    decoder = initial_decoder(config, rows)
     if config.reads == "activations":
         return decoder.clone(), decoder
     own = decoder.chunk(2, dim=1)[1]
     return torch.cat([-own, own], dim=1), decoder
 
 
-def dedicated_mask(config: CrosscoderConfig) -> Float[Tensor, "d_sae d_all"] | None:
+def dedicated_mask(config: CrosscoderConfig, rows: slice | None = None) -> Float[Tensor, "latent d_all"] | None:
     """0 where a latent is dedicated to another model, and 1 elsewhere; None if no latent is dedicated to a model."""
     if not sum(config.n_dedicated):
         return None
-    mask = torch.ones(config.d_sae, config.d_all)
+    rows = slice(0, config.d_sae) if rows is None else rows
+    mask = torch.ones(rows.stop - rows.start, config.d_all)
     n_sites, first, column = config.n_sites, 0, 0
     for model, count in enumerate(config.n_dedicated):
         width = sum(config.widths[model * n_sites : (model + 1) * n_sites])
-        mask[first : first + count] = 0.0
-        mask[first : first + count, column : column + width] = 1.0
+        own = common(rows, slice(first, first + count))
+        mask[own] = 0.0
+        mask[own, column : column + width] = 1.0
         first, column = first + count, column + width
     return mask
 

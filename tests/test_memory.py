@@ -234,9 +234,9 @@ def test_one_model_is_in_memory_at_a_time(llama_family: dict[str, Path], monkeyp
     loaded: list[int] = []
     load = LanguageModel._load
 
-    def counted(self: LanguageModel) -> Any:
+    def counted(self: LanguageModel, attention: str = "eager") -> Any:
         loaded.append(sum("hf" in model.__dict__ for model in family))
-        return load(self)
+        return load(self, attention)
 
     monkeypatch.setattr(LanguageModel, "_load", counted)
     spliced_losses(dictionary(), family, SITE, samples())

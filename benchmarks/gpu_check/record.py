@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.timing import Clock
+from benchmarks.timing import Clock, wanted
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -73,9 +73,7 @@ class Record:
         """A speed that is wanted. Missing it is reported, and does not fail the step; tiny sizes have no goals."""
         if self.tiny:
             return
-        met = found >= at_least
-        self.goals.append({"name": name, "found": found, "at_least": at_least, "met": met})
-        print(f"  {'met' if met else 'MISSED'}  {name}: {found:.3g} (at least {at_least:.3g})", flush=True)
+        self.goals.append(wanted(name, found, at_least))
         self.save("unfinished")
 
     def save(self, state: str, error: str = "") -> None:

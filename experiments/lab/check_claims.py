@@ -1,5 +1,6 @@
 """Check the claims about a run on the embedded lab, using only the files of the run folder."""
 
+import argparse
 import json
 import math
 import sys
@@ -81,7 +82,9 @@ def interventions(run: Path) -> list[tuple[bool, str]]:
 
 def main() -> int:
     """Print every check, and return 1 if one fails."""
-    run = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/lab")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", nargs="?", type=Path, default=Path("runs/lab"), help="a finished run folder")
+    run = parser.parse_args().run
     trained = set(read(run / "interventions" / "results.json")["trained"])
     checks = behaviour(run, trained) + dictionary(run) + interventions(run)
     page = run / "report" / "index.html"

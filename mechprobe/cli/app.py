@@ -1,7 +1,6 @@
-"""The table of commands, and how a command ends: an error is one sentence on stderr and exit code 2."""
+"""The table of commands."""
 
 import os
-import sys
 from collections.abc import Sequence
 
 # Set before any command imports torch. Without the first, bf16 products die with SIGILL on machines that announce an AMX
@@ -43,7 +42,6 @@ from mechprobe.cli import (
 )
 from mechprobe.cli.long_running import long_running, long_running_without_models
 
-INTERRUPTED = 130
 _MULTIPLE = ("--models", "-m", "--set", "-s", "--sae")
 
 app = typer.Typer(
@@ -118,64 +116,3 @@ def spread(argv: Sequence[str]) -> list[str]:
             option = None
         result.append(word)
     return result
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 2 an error that the user can fix, 130 interrupted."""
-    from mechprobe.errors import EndedElsewhereError
-    from mechprobe.memory import forget_limits
-    from mechprobe.progress import forget_told
-    from sae_training.errors import UserError
-
-    forget_told()
-    forget_limits()
-    arguments = spread(list(sys.argv[1:] if argv is None else argv))
-    try:
-        code = app(arguments, standalone_mode=False)
-    except EndedElsewhereError as error:
-        return error.exit_code
-    except UserError as error:
-        return _fail(str(error))
-    except (KeyboardInterrupt, typer.Abort):
-        return _interrupted()
-    except Exception as error:
-        sentence = _sentence(error)
-        if sentence is None:
-            raise
-        return _fail(sentence)
-    if code == INTERRUPTED:  # typer turns Ctrl-C into this exit code
-        return _interrupted()
-    return code if isinstance(code, int) else 0
-
-
-def _sentence(error: Exception) -> str | None:
-    """The message for an error that the user can fix; None for a defect of mechprobe."""
-    if type(error).__name__ == "NoArgsIsHelpError":
-        return "no command was given; see `mechprobe --help`."
-    usage = getattr(error, "format_message", None)
-    if usage is not None:
-        context = getattr(error, "ctx", None)
-        command = getattr(context, "command_path", None) or "mechprobe"
-        return f"{usage().rstrip('.')}; see `{command} --help`."
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}."
-    if _ran_out_of_memory(error):
-        return f"memory ran out ({error or type(error).__name__}); free memory, or lower the batch size or the dtype of the models."
-    return None
-
-
-def _ran_out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out; without torch only Python itself can say so."""
-    from mechprobe.memory import is_out_of_memory
-
-    return isinstance(error, MemoryError) or ("torch" in sys.modules and is_out_of_memory(error))
-
-
-def _fail(sentence: str) -> int:
-    sys.stderr.write(f"mechprobe: {' '.join(sentence.split())}\n")
-    return 2
-
-
-def _interrupted() -> int:
-    sys.stderr.write("mechprobe: interrupted; run the same command again to resume.\n")
-    return INTERRUPTED

@@ -64,11 +64,10 @@ def cache(
     """
     from mechprobe.cli.options import device_map_setting, prompt_settings
     from mechprobe.errors import ConfigError
-    from mechprobe.ranks import parse_part
 
     if part is not None and shared.force:
         raise ConfigError("--force empties the store for every part; run it once without --part, or remove the folder.")
-    share = None if part is None else parse_part(part)
+    share = None if part is None else _share(part)
     extra = prompt_settings(prompts, format_, split, field) | device_map_setting(device_map)
     extra |= cache_settings(
         sites,
@@ -123,6 +122,12 @@ def _say_store(shared: Shared, run: "Run", store: "ActivationStore") -> None:
     inside = folder.absolute().parent == run.folder.absolute()
     then = f"mechprobe train-sae{in_run(run)}{'' if inside else f' --cache {folder}'}"
     say_result(store_lines(store), folder, then, run=run)
+
+
+def _share(part: str) -> "Ranks":
+    from mechprobe.cache.harvest.parts import parse_part
+
+    return parse_part(part)
 
 
 def _made_part(run: "Run", share: "Ranks") -> Any:

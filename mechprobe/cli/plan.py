@@ -95,13 +95,15 @@ def bench(calibrate: Calibrate = False, device: Device = "cpu", out: Out = None,
     from mechprobe.errors import ConfigError
     from mechprobe.planning.calibrate import calibrate as measure
     from mechprobe.planning.rates import default_place
+    from mechprobe.progress import activity
     from mechprobe.stage_folder import require_creatable
 
     if not calibrate:
         raise ConfigError("bench does one thing: give --calibrate. Scripts in benchmarks/ measure the rest.")
     place = out or default_place()
     require_creatable(place.parent)
-    rates = measure(device)
+    with activity(f"measuring {device}"):
+        rates = measure(device)
     rates.save(place)
     if as_json:
         say_json({"file": str(place), **asdict(rates)})

@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -78,9 +78,9 @@ class Shared:
         Raises:
             ConfigError: The settings cannot be used, or the default run folder belongs to other models.
         """
+        from mechprobe.models.devices import local_device
         from mechprobe.pipeline.run import Run
         from mechprobe.progress import activity
-        from mechprobe.ranks import local_device
         from mechprobe.run_layout import RunLayout
 
         with activity("reading the settings"):
@@ -143,10 +143,10 @@ def takes_shared_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def wrapped(**values: Any) -> None:
-        from mechprobe.ranks import ranks_of_command
+        from mechprobe.launcher import ranks_of_command
 
         shared = Shared(**{parameter.name: values.pop(parameter.name) for parameter in common})
-        with ranks_of_command(command.__name__.replace("_", "-")):
+        with ranks_of_command(command.__name__.replace("_", "-"), given=repr((replace(shared, device=None), values))):
             command(shared=shared, **values)
 
     parameters = [each.replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD) for each in [*own, *common]]

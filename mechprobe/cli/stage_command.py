@@ -40,7 +40,7 @@ def carry_out(
         say_plan(planned, as_json=shared.as_json)
         return None
     require_same_run(run)
-    ranks.wait()  # until all have read the settings that the first one may change
+    ranks.require_shared(run.folder)  # by then all have read the settings that the first one may change
     inside = folder not in [path for _, path in run.layout.elsewhere]
     if not ranks.is_first or (not inside and not missing_stages(run, stage)):  # nothing is written into the run folder
         make_upstream(run, stage, note)

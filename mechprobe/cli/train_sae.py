@@ -39,7 +39,7 @@ def train_sae(
     from mechprobe.cli.stage_command import carry_out, in_run, say_result
     from mechprobe.cli.stage_lines import training_lines
     from mechprobe.dictionary.result import TrainingMetrics
-    from mechprobe.dictionary.stage import METRICS
+    from mechprobe.dictionary.stage import METRICS, require_whole_store
     from mechprobe.pipeline.plans import plan_train_sae
 
     given = {"preset": preset, "mode": mode, "ring_gb": ring_gb}
@@ -49,6 +49,7 @@ def train_sae(
         extra["train_sae"] = section
     own_inputs = cache is not None or prompts is not None
     run = shared.start(extra, own_inputs=own_inputs, cache=cache, crosscoder=out)
+    require_whole_store(run.config.train_sae.mode)
     _choose_sites(run, given=sites is not None)
     folder = run.layout.crosscoder
     crosscoder = carry_out(

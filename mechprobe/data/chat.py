@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mechprobe.data.messages import CALLS, REASONING, Message, content_text, spoken, squeezed
 from mechprobe.data.prompts import Prompt
-from mechprobe.errors import ConfigError, InputError, first_line
+from mechprobe.errors import ConfigError, InputError, first_line, is_out_of_memory
 from mechprobe.files import sha256_bytes
 from mechprobe.progress import tell_once
 
@@ -67,7 +67,9 @@ class Chat:
             text = self._apply(
                 [{"role": "user", "content": [{"type": "text", "text": part} for part in _PROBES]}], True
             )
-        except Exception:  # noqa: BLE001 - a template is a program, which can raise any error
+        except Exception as error:  # a template is a program, which can raise any error
+            if is_out_of_memory(error):
+                raise
             return False
         return all(part in text for part in _PROBES) and "'type'" not in text and '"type"' not in text
 
@@ -77,7 +79,9 @@ class Chat:
         asked = [{"role": "user", "content": _PROBES[0]}]
         try:
             before, whole = (self._apply(asked, open_) for open_ in (False, True))
-        except Exception:  # noqa: BLE001 - see above
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
             return ""
         return whole.removeprefix(before) if whole.startswith(before) else ""
 

@@ -9,14 +9,18 @@ import torch
 
 from mechprobe.cache.store.row_source import RowSource, SiteBatches
 from mechprobe.dictionary.result import TrainingMetrics
-from mechprobe.errors import StoreError
+from mechprobe.errors import ConfigError, StoreError
+from mechprobe.memory import needing_memory
 from mechprobe.progress import Meter, activity, progress
+from mechprobe.ranks import sharing
 from mechprobe.stage_folder import Stage
 from mechprobe.types import Site
 from sae_training import Crosscoder, CrosscoderConfig, Metrics, TrainConfig, TrainResult, evaluate, train
+from sae_training.parallel import ALONE, Division
 
 METRICS = "metrics.json"
 _EVALUATION_ROWS = 4096
+_SMALLER = "lower train_sae.pool_rows, batch_size or d_sae, or free memory, and run the same command again"
 
 
 def train_crosscoder(
@@ -32,7 +36,8 @@ def train_crosscoder(
 ) -> Crosscoder:
     """Train a crosscoder on the training rows of a store, with the store's scale, or a dictionary of a difference.
 
-    An interrupted training resumes from its last checkpoint. The crosscoder records which positions the store drops
+    An interrupted training resumes from its last checkpoint. Several processes divide the training (``train_config.divide``);
+    where they divide the latents, each returns the part of the crosscoder that it trained. The crosscoder records which positions the store drops
     (``drop_first_positions`` and ``norm_limits`` of its configuration), whatever ``config`` says of them.
 
     Args:
@@ -57,29 +62,58 @@ def train_crosscoder(
     settings = {"crosscoder": config.model_dump(mode="json"), "training": train_config.model_dump(mode="json")}
     settings |= {**_site_fields(sites), "pool_rows": pool_rows, **store.serving_settings()}
     inputs, models = {"cache": store.folder}, store.fingerprints
-    with Stage.open(out, name="train-sae", config=settings, inputs=inputs, models=models, force=force) as stage:
+    division = _division(store, train_config, device)
+    rows = division.latents(config.d_sae)
+    work = {"name": "train-sae", "config": settings, "inputs": inputs, "models": models}
+    with Stage.open(out, **work, force=force, one_folder=True) as stage:
         if stage.done:
-            return Crosscoder.load(out, device=device)
+            return Crosscoder.load(out, device=device, division=division)
         batches = SiteBatches(
             store, sites, train_config.batch_size, train_config.seed, pool_rows=pool_rows, device=device
         )
-        crosscoder = Crosscoder(config).to(device)
+        crosscoder = Crosscoder(config, rows).to(device)
         if config.reads == "activations":  # the scale of a difference is measured on the first batches
             crosscoder.set_scale(torch.stack([store.scale(each) for each in sites], dim=1).flatten().to(device))
-        with batches, progress(train_config.n_tokens, "training", unit="tokens") as advance:
+        progressing = progress(train_config.n_tokens, "training", unit="tokens")
+        with needing_memory("Training", _SMALLER), batches, progressing as advance:
             line = ProgressLine(advance, config)
-            result = train(crosscoder, batches, train_config, out=out, on_log=line, on_step=line.count)
+            result = train(
+                crosscoder, batches, train_config, out=out, on_log=line, on_step=line.count, division=division
+            )
         store.close()
         with activity("measuring held-out rows"):
-            metrics = _training_metrics(store, crosscoder, sites, result, batches)
-        metrics.save(out / METRICS)
-        stage.finish(
-            outputs=["config.json", "weights.safetensors", METRICS],
-            counts=metrics.model_dump(include={"tokens", "distinct_tokens", "held_out_tokens", "steps"}),
-            results={**metrics.headline, "device": device, "mode": store.mode},
-            seed=train_config.seed,
-        )
+            metrics = _training_metrics(store, crosscoder, sites, (result, batches.n_rows), division)
+        if division.is_first:
+            metrics.save(out / METRICS)
+            stage.finish(
+                outputs=["config.json", "weights.safetensors", METRICS],
+                counts=metrics.model_dump(include={"tokens", "distinct_tokens", "held_out_tokens", "steps"}),
+                results={**metrics.headline, "device": device, "mode": store.mode},
+                seed=train_config.seed,
+            )
     return crosscoder
+
+
+def _division(store: RowSource, train_config: TrainConfig, device: str) -> Division:
+    """How the processes of this command divide the training.
+
+    Raises:
+        ConfigError: The models run during training, which one process does.
+    """
+    ranks = sharing()
+    if ranks.count == 1:
+        return Division()
+    require_whole_store(store.mode)
+    return Division(ranks, train_config.divide, ranks.tensor_group(device))
+
+
+def require_whole_store(mode: str) -> None:
+    """Raise `ConfigError` where several processes would run the models during training."""
+    if mode != "cache" and sharing().count > 1:
+        raise ConfigError(
+            f"Mode '{mode}' runs the models in one process; under torchrun make a store with `mechprobe cache`, and train "
+            "with mode 'cache'."
+        )
 
 
 class ProgressLine:
@@ -133,13 +167,15 @@ def _site_fields(sites: Sequence[Site]) -> dict[str, Any]:
     return {"site": str(sites[0])} if len(sites) == 1 else {"sites": [str(site) for site in sites]}
 
 
-def held_out_metrics(store: RowSource, crosscoder: Crosscoder, site: Site | str | None = None) -> Metrics | None:
+def held_out_metrics(
+    store: RowSource, crosscoder: Crosscoder, site: Site | str | None = None, division: Division = ALONE
+) -> Metrics | None:
     """`sae_training.evaluate` on the held-out rows of a store; None where it has none."""
     if not bool(store.in_split("held_out").any()):
         return None
     sites = _sites(store, crosscoder.config, site)
     batches = SiteBatches(store, sites, _EVALUATION_ROWS, 0, split="held_out", epochs=1, device=crosscoder.device)
-    return evaluate(crosscoder, batches, far_norms=store.far_norms(sites))
+    return evaluate(crosscoder, batches, far_norms=store.far_norms(sites), division=division)
 
 
 def held_out_fields(metrics: Metrics | None, crosscoder: Crosscoder, sites: Sequence[Site]) -> dict[str, Any]:
@@ -152,15 +188,21 @@ def held_out_fields(metrics: Metrics | None, crosscoder: Crosscoder, sites: Sequ
 
 
 def _training_metrics(
-    store: RowSource, crosscoder: Crosscoder, sites: Sequence[Site], result: TrainResult, batches: SiteBatches
+    store: RowSource,
+    crosscoder: Crosscoder,
+    sites: Sequence[Site],
+    trained: tuple[TrainResult, int],
+    division: Division,
 ) -> TrainingMetrics:
-    held_out = held_out_metrics(store.kept, crosscoder, sites[0] if len(sites) == 1 else None)
+    """Metrics of a result and of the number of training rows."""
+    result, n_rows = trained
+    held_out = held_out_metrics(store.kept, crosscoder, sites[0] if len(sites) == 1 else None, division)
     return TrainingMetrics(
         **held_out_fields(held_out, crosscoder, sites),
         training=result.metrics,
         tokens=result.n_tokens,
         steps=result.n_steps,
-        distinct_tokens=min(result.n_tokens, batches.n_rows),
-        epochs=result.n_tokens / batches.n_rows,
+        distinct_tokens=min(result.n_tokens, n_rows),
+        epochs=result.n_tokens / n_rows,
         scale=dict(zip(crosscoder.source_names, crosscoder.scale.tolist(), strict=True)),
     )

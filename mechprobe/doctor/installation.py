@@ -112,7 +112,8 @@ def _attention() -> Check:
         from mechprobe.models.load import LanguageModel
 
         device = "cuda" if _device().startswith("cuda") else "cpu"
-        return Check("attention", "ok", measured(LanguageModel("base", shipped() / "base", device=device)))
+        with activity("measuring attention"):
+            return Check("attention", "ok", measured(LanguageModel("base", shipped() / "base", device=device)))
     except Exception as error:  # noqa: BLE001 - a check reports every failure
         return Check("attention", "note", first_line(error))
 

@@ -18,11 +18,11 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from mechprobe.errors import ConfigError, DependencyError, InputError, MechprobeError
+from mechprobe.errors import ConfigError, DependencyError, InputError, MechprobeError, is_out_of_memory
 from mechprobe.evals.config import HarnessConfig
 from mechprobe.evals.result import HarnessMetric, HarnessRun
 from mechprobe.files import sha256_bytes
-from mechprobe.memory import is_out_of_memory
+from mechprobe.memory import needing_memory
 from mechprobe.models.devices import input_device
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.load import LanguageModel
@@ -32,6 +32,7 @@ PYTHON_SEED, OTHER_SEED = 0, 1234
 """Default seeds of the harness: the first of Python's ``random``, the second of numpy, torch and its few-shot sampler."""
 _N_PROMPTS = 4
 """Number of prompts of each task that are kept in `HarnessTasks.prompts`."""
+_SMALLER = "lower --batch-size, or in a sweep the batch_size of the benchmark"
 _DEFAULT_CONTEXT, _MAX_GEN_TOKS = 2048, 256
 """What the harness takes for the context and for the length of a response where nothing is stated."""
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
@@ -128,7 +129,8 @@ class HarnessTasks:
             options: Any = {"batch_size": self.config.batch_size, "think_end_token": think}
             wrapped = wrapper(pretrained=hf, tokenizer=model.tokenizer, **options)
             tasks = self._load()
-            with _as_input_error(f"lm-eval {self.version} failed on model {model.name}"):
+            failed = f"lm-eval {self.version} failed on model {model.name}"
+            with _as_input_error(failed), needing_memory(failed, _SMALLER):
                 options = {"limit": self.config.limit, "apply_chat_template": self.config.chat_template}
                 options |= {"log_samples": True, "confirm_run_unsafe_code": False}
                 found: Any = evaluate(lm=wrapped, task_dict=tasks, **options)

@@ -19,6 +19,7 @@ from mechprobe.formatting import percent
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.load import LanguageModel
 from mechprobe.progress import progress
+from mechprobe.ranks import once
 from mechprobe.records import Outcome, Outcomes, Sample, read_jsonl, read_outcomes, write_jsonl
 from mechprobe.stage_folder import Stage, read_manifest
 
@@ -150,7 +151,7 @@ def evaluate_outcomes(
     ) as stage:
         if not stage.done:
             if config.generation == "endpoint":
-                answers = _asked(family, tasks, runs, stage.folder, config)
+                answers = once(lambda: _asked(family, tasks, runs, stage.folder, config))
             outcomes = _run_models(runs, tasks, stage.folder, config, answers)
             write_jsonl(stage.folder / OUTCOMES_FILE, outcomes.records)
             write_jsonl(stage.folder / SAMPLES_FILE, [sample.to_json() for task in tasks for sample in task.samples])

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mechprobe.errors import DependencyError, ModelError, first_line
+from mechprobe.errors import DependencyError, ModelError, first_line, is_out_of_memory
 from mechprobe.models.checkpoint import StoredTensor, read_header
 from mechprobe.models.checkpoint_fit import quietly
 from mechprobe.models.folder import ModelFolder, adapter_config, adapter_weights
@@ -102,8 +102,6 @@ def merged(model: "PreTrainedModel", folder: ModelFolder, *, role: str) -> "PreT
             adapted: Any = PeftModel.from_pretrained(model, str(folder.path), config=settings)
             return adapted.merge_and_unload(safe_merge=True)
     except Exception as error:
-        from mechprobe.memory import is_out_of_memory
-
         if is_out_of_memory(error):
             raise
         raise ModelError(

@@ -14,8 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
-from mechprobe.errors import ModelError
-from mechprobe.memory import is_out_of_memory
+from mechprobe.errors import ModelError, is_out_of_memory
 from mechprobe.models.blocks import find_blocks, first_output, forward_inputs
 from mechprobe.models.devices import input_device
 

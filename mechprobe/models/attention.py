@@ -19,8 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import eager_mask
 
-from mechprobe.errors import MechprobeError, ModelError, first_line
-from mechprobe.memory import is_out_of_memory
+from mechprobe.errors import MechprobeError, ModelError, first_line, is_out_of_memory
 from mechprobe.models.architectures import is_exact
 from mechprobe.models.blocks import find_blocks, forward_inputs, recording
 from mechprobe.models.devices import input_device

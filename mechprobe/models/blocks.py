@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mechprobe.errors import ModelError
 from mechprobe.types import Site
+from sae_training.stream import sent
 
 ResidEdit = Callable[[Tensor], Tensor]
 """Maps the residual ``[batch pos d_model]`` of one forward call to the residual that the next block receives."""
@@ -142,7 +143,4 @@ def forward_inputs(
         inputs["use_cache"] = use_cache
     if device is None:
         return inputs
-    return {
-        name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
-        for name, value in inputs.items()
-    }
+    return {name: sent(value, device) if isinstance(value, Tensor) else value for name, value in inputs.items()}

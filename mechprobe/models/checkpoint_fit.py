@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mechprobe.errors import ModelError
+from mechprobe.errors import ModelError, is_out_of_memory
 from mechprobe.models.checkpoint import StoredTensor
 
 logger = logging.getLogger(__name__)
@@ -110,7 +110,9 @@ def empty_model(config: Any, *, trust_remote_code: bool = False) -> Any:
     try:
         with quietly(), torch.device("meta"):
             return AutoModelForCausalLM.from_config(copy.deepcopy(config), trust_remote_code=trust_remote_code)
-    except Exception:
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
         logger.debug("%s cannot be built on the meta device.", type(config).__name__, exc_info=True)
         return None
 
@@ -138,7 +140,9 @@ def check_weights(empty: Any, stored: Mapping[str, StoredTensor], *, role: str, 
     try:
         with quietly():
             model, info = type(empty).from_pretrained(None, config=empty.config, state_dict=values, **options)
-    except Exception:
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
         logger.debug("Model %s is checked when it is loaded.", role, exc_info=True)
         return ()
     return refuse_misfit(model, info, stored, role=role, path=path)

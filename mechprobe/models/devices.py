@@ -1,8 +1,9 @@
 """Devices that models are placed on."""
 
+import os
 from typing import TYPE_CHECKING, Any
 
-from mechprobe.errors import ModelError
+from mechprobe.errors import ModelError, is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +34,8 @@ def check_device(device: str) -> None:
     try:
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as error:
+        if is_out_of_memory(error):
+            raise
         reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
         raise ModelError(
             f"Device '{device}' is not available ({reason}); `mechprobe doctor` shows the devices of this machine."
@@ -68,3 +71,9 @@ def input_device(model: "PreTrainedModel") -> "torch.device":
         return weight.device
     hook = getattr(model.get_input_embeddings(), "_hf_hook", None)
     return torch.device(getattr(hook, "execution_device", None) or "cpu")
+
+
+def local_device(device: str) -> str:
+    """The device of this process. Under a launcher, each process on a machine uses a different GPU."""
+    local, several = os.environ.get("LOCAL_RANK"), int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return f"cuda:{local}" if device == "cuda" and local is not None and several else device

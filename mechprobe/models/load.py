@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mechprobe.environment import require
-from mechprobe.errors import MechprobeError, ModelError, first_line
-from mechprobe.memory import free_memory, is_out_of_memory
+from mechprobe.errors import MechprobeError, ModelError, first_line, is_out_of_memory
+from mechprobe.memory import free_memory
 from mechprobe.models.checkpoint_fit import Architecture, check_config, quietly
 from mechprobe.models.devices import DeviceMap, check_device, check_device_map, input_device
 from mechprobe.models.folder import ModelFolder, find_model

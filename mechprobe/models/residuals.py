@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from mechprobe.errors import ModelError, first_line
-from mechprobe.memory import in_parts, is_out_of_memory
+from mechprobe.errors import ModelError, first_line, is_out_of_memory
+from mechprobe.memory import in_parts
 from mechprobe.models.blocks import forward_inputs, recording
 from mechprobe.models.load import LanguageModel
 from mechprobe.types import Site

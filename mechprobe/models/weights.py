@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mechprobe.errors import ModelError, first_line
-from mechprobe.memory import is_out_of_memory
+from mechprobe.errors import ModelError, first_line, is_out_of_memory
 from mechprobe.models.adapters import check_adapter, merged, require_peft
 from mechprobe.models.checkpoint import stored_tensors
 from mechprobe.models.checkpoint_fit import (

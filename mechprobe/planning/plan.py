@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mechprobe.emergence.arms import find_arms
-from mechprobe.errors import ConfigError, ModelError, first_line
+from mechprobe.errors import ConfigError, ModelError, first_line, is_out_of_memory
 from mechprobe.formatting import byte_size
 from mechprobe.planning.beside import LISTED, SIDE
 from mechprobe.planning.page import report_cost
@@ -162,5 +162,7 @@ def _tokenizer(path: str) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(path.partition("@")[0])
-    except Exception:  # noqa: BLE001 - the plan then counts characters, and says so
-        return None
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        return None  # the plan then counts characters, and says so

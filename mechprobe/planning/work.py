@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from mechprobe.data.sources import as_prompts, in_order
-from mechprobe.errors import MechprobeError
+from mechprobe.errors import MechprobeError, is_out_of_memory
 from mechprobe.evals.answering import prompts_of
 from mechprobe.evals.tasks import Task, split_tasks
 from mechprobe.records import read_outcomes
@@ -152,6 +152,8 @@ def _prompts(
         prompts = as_prompts(config.prompt_source())
         some = [prompt for _, prompt in in_order(prompts, range(min(_SAMPLED, len(prompts))), all_needed=False)]
     except (MechprobeError, OSError) as error:
+        if is_out_of_memory(error):
+            raise
         n, length = assumed.prompts, min(assumed.prompt_tokens, limit)
         if config.cache.max_tokens is not None:
             n = max(1, config.cache.max_tokens // length)
@@ -171,6 +173,8 @@ def _tasks(
     try:
         tasks = [task.take(config.evaluate.n_per_task) for task in config.load_tasks()]
     except (MechprobeError, OSError) as error:
+        if is_out_of_memory(error):
+            raise
         per_task = config.evaluate.n_per_task or assumed.samples
         notes.append(
             f"{assumed.tasks} tasks of {per_task:,} prompts of {assumed.prompt_tokens:,} tokens are assumed, because: {error}"

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from mechprobe.errors import ConfigError, DependencyError
+from mechprobe.memory import needing_memory
 from mechprobe.posttrain.config import PosttrainConfig
 from mechprobe.posttrain.watch import STATE, WHOLE, Watch
 from mechprobe.random_state import isolated_random_state
 
+_SMALLER = "set gradient_checkpointing = true, or lower micro_batch_size, prompts_per_step or max_new_tokens, and run the same command again"
 Frozen = Callable[[str], bool]
 """Whether a parameter stays fixed, from its name."""
 
@@ -138,7 +140,8 @@ def run(session: Session, load: Callable[[], Any], make: Callable[[str, Any], An
         trainer.remove_callback(PrinterCallback)
         trainer.create_model_card = lambda **_: None
         state = session.place.latest()
-        trainer.train(resume_from_checkpoint=None if state is None else str(state))
+        with needing_memory(session.user, _SMALLER):
+            trainer.train(resume_from_checkpoint=None if state is None else str(state))
     return model.eval()
 
 

@@ -88,7 +88,9 @@ class Display:
                 return
             self._preface = self.uncounted(what)
             self._event("loading", self._preface)
-            if self._live is None:
+            if self._live is not None:
+                self._live.refresh()  # what is loaded may hold the interpreter, and the thread that draws
+            else:
                 self._write(f"mechprobe {name}: {what}")
                 self._due = self.clock() + LOG_SECONDS
 

@@ -2,9 +2,11 @@
 
 import json
 import math
+import os
 from datetime import UTC, datetime
+from io import FileIO
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, Literal
 
 from mechprobe.errors import ConfigError
 from mechprobe.progress.memory_use import device_bytes, resident_bytes
@@ -27,7 +29,7 @@ class EventLog:
         self.path = path = Path(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file: TextIO | None = path.open("a", encoding="utf-8")
+            self._file: FileIO | None = path.open("ab", buffering=0)
         except OSError as error:
             raise ConfigError(f"--log-json {path} cannot be written ({error.strerror}); give another file.") from None
 
@@ -46,6 +48,7 @@ class EventLog:
         counted = work if work is not None and work.counted else None
         line = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "pid": os.getpid(),
             "event": event,
             "command": command or None,
             "stage": stage or None,
@@ -65,8 +68,8 @@ class EventLog:
         if self._file is None:
             return
         try:
-            self._file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
-            self._file.flush()
+            # One write a line, which the system appends whole: several commands may have one log.
+            self._file.write(f"{json.dumps(line, ensure_ascii=False, allow_nan=False)}\n".encode(errors="replace"))
         except (OSError, ValueError):
             self._file = None
 

@@ -39,33 +39,50 @@ class Meter:
         self._clock, self._found = clock, 0.0
         self._started = clock()
         self._history: deque[tuple[float, int | float]] = deque([(self._started, 0)])
+        self._last: tuple[float, int | float, int | float] = (self._started, 0, 0)
 
     def __call__(self, n: int | float = 1, **fields: object) -> None:
         """Count ``n`` more units; ``fields`` replace those shown before."""
         self.done += n
         self.fields = fields
         now = self._clock()
+        self._last = now, self.done - self._found, n
         if now - self._history[-1][0] >= 1.0:
             self._history.append((now, self.done - self._found))
         while len(self._history) > 2 and now - self._history[1][0] > _RATE_SECONDS:
             self._history.popleft()
 
     def found(self, n: int | float = 1, **fields: object) -> None:
-        """Count ``n`` units that an earlier command did; they take no part in the rate."""
+        """Count ``n`` units that an earlier command did; they take no part in the rate, and before others no time either."""
         self._found += n
-        self(n, **fields)
+        self.done += n
+        self.fields = fields
+        if self.done == self._found:
+            self._history[0] = self._clock(), 0
 
     @property
     def rate(self) -> float:
         """Units per second over the last half minute; 0 before anything is done."""
-        start, before = self._history[0]
-        return (self.done - self._found - before) / max(self._clock() - start, 1e-9)
+        return self._pace()[0]
 
     @property
     def seconds_left(self) -> float | None:
         """Remaining time at the present rate; None where it is unknown."""
-        rate = self.rate
-        return None if self.total is None or rate <= 0 else max(self.total - self.done, 0) / rate
+        rate, spent = self._pace()
+        return None if self.total is None or rate <= 0 else max((self.total - self.done) / rate - spent, 0.0)
+
+    def _pace(self) -> tuple[float, float]:
+        """Units per second, and the seconds that went into the next units already.
+
+        The next units take as long as the last. Only what they take longer lowers the rate, so that the remaining time
+        falls while a long unit runs.
+        """
+        start, before = self._history[0]
+        at, count, n = self._last
+        if count <= before:
+            return 0.0, 0.0
+        due, waited = n * (at - start) / (count - before), self._clock() - at
+        return (count - before) / max(at - start + max(waited - due, 0.0), 1e-9), min(waited, due)
 
     @property
     def seconds(self) -> float:

@@ -21,6 +21,7 @@ from mechprobe.evals.tasks import Task
 from mechprobe.files import dump_json, sha256_bytes
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import Generated
+from mechprobe.ranks import once
 from mechprobe.records import Outcome, read_outcomes, write_jsonl
 from mechprobe.sweep.config import BenchmarkConfig, SweepConfig
 from mechprobe.sweep.numbers import judged_cell, reward_cell, rule_cell
@@ -39,12 +40,14 @@ class Benchmark(ABC):
         models: The models that it has or can have cells of.
         cheap: Whether a cell is only read from files, so that changed files make it again without ``--force``.
         deferred: Whether scoring waits until all responses are there, so that models and scorer are not in memory together.
+        whole: Whether one process makes a whole cell, because the work of the cell cannot be divided.
     """
 
     info: BenchmarkInfo
     models: Sequence[str]
     cheap = False
     deferred = False
+    whole = False
 
     @abstractmethod
     def identity(self, model: str) -> dict[str, Any]:
@@ -139,7 +142,7 @@ class ItemBenchmark(Benchmark):
             return
         answers = self.answers
         if answers is None and self.sweep.generation == "endpoint" and not self.task.by_likelihood:
-            answers = self._asked_on_server(model, folder)
+            answers = once(lambda: self._asked_on_server(model, folder))
         respond = answers.respond if answers else None
         size = self.config.batch_size or self.sweep.batch_size
         outcomes = run_tasks(self.family[model], [self.task], batch_size=size, respond=respond)

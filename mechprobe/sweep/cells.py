@@ -8,6 +8,7 @@ from typing import Any
 from mechprobe.files import dump_json, read_json, write_bytes
 from mechprobe.models.family import ModelFamily
 from mechprobe.progress import Meter, progress
+from mechprobe.ranks import in_turns, sharing
 from mechprobe.records import Outcome, Outcomes, read_outcomes
 from mechprobe.stage_folder import MANIFEST, UNFINISHED, Stage
 from mechprobe.sweep.benchmarks import Benchmark
@@ -72,40 +73,43 @@ class Cells:
         total = sum(len(benchmark.models) for benchmark in self.benchmarks)
         with progress(total, "sweeping", unit="cells") as advance:
             for model in self.models:
-                mine = [benchmark for benchmark in self.benchmarks if model in benchmark.models]
-                for benchmark in mine:
-                    self._visit(benchmark, model, advance, score=not benchmark.deferred)
+                whole = [each for each in self.benchmarks if model in each.models and each.whole]
+                found = in_turns(lambda benchmark, model=model: self._visit(benchmark, model), whole)
+                for benchmark, done in zip(whole, found, strict=True):
+                    _count(advance, benchmark, model, found=done)
+                for benchmark in (each for each in self.benchmarks if model in each.models and not each.whole):
+                    done = self._visit(benchmark, model, score=not benchmark.deferred)
+                    if not benchmark.deferred:
+                        _count(advance, benchmark, model, found=done)
                 if self.family is not None and model in self.family:
                     self.family[model].release()
             for benchmark in (each for each in self.benchmarks if each.deferred):
                 for model in benchmark.models:
-                    self._visit(benchmark, model, advance, score=True)
+                    _count(advance, benchmark, model, found=self._visit(benchmark, model))
                 benchmark.release()
 
-    def _visit(self, benchmark: Benchmark, model: str, advance: Meter, *, score: bool) -> None:
-        """Ask and, if ``score``, finish one cell; a finished one is left as it is.
+    def _visit(self, benchmark: Benchmark, model: str, *, score: bool = True) -> bool:
+        """Ask and, if ``score``, finish one cell; a finished one is left as it is. Returns whether it was finished before.
 
         Where only the scoring changed, the kept responses are scored again.
         """
-        folder, work = self.folder(benchmark, model), self._work_of(benchmark, model)
+        folder, work, ranks = self.folder(benchmark, model), self._work_of(benchmark, model), sharing()
         force = self.force and folder not in self._made_again
         self._made_again.add(folder)
-        kept = {} if force else _kept(folder, work)
+        kept = ranks.gather(_kept(folder, work) if ranks.is_first and not force else {})[0]
         if kept:
             work["remake"] = True
         with Stage.open(folder, **work, force=force) as stage:
             found = stage.done
             for name, data in kept.items():
-                write_bytes(folder / name, data)
+                write_bytes(stage.folder / name, data)
             if kept:
-                benchmark.judge_again(model, folder)
+                benchmark.judge_again(model, stage.folder)
             if not stage.done:
-                benchmark.ask(model, folder)
+                benchmark.ask(model, stage.folder)
                 if score:
-                    _finish(stage, benchmark.cell(model, folder))
-        if score:
-            count = advance.found if found else advance
-            count(1, benchmark=benchmark.info.name, model=model)
+                    _finish(stage, benchmark.cell(model, stage.folder))
+        return found
 
     def load(self, benchmark: Benchmark, model: str) -> CellResult:
         """A finished cell."""
@@ -123,6 +127,11 @@ def _kept(folder: Path, work: dict[str, Any]) -> dict[str, bytes]:
     if "asked" not in new or old == new or old.get("asked") != new["asked"] or not (folder / RESPONSES_FILE).is_file():
         return {}
     return {name: (folder / name).read_bytes() for name in _RESPONSES if (folder / name).is_file()}
+
+
+def _count(advance: Meter, benchmark: Benchmark, model: str, *, found: bool) -> None:
+    count = advance.found if found else advance
+    count(1, benchmark=benchmark.info.name, model=model)
 
 
 def _finish(stage: Stage, cell: CellResult) -> None:

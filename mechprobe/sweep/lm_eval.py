@@ -60,6 +60,8 @@ class HarnessBenchmark(Benchmark):
     family: ModelFamily
     tasks: HarnessTasks
 
+    whole = True
+
     def __post_init__(self) -> None:
         self.models = self.family.names
         self._truncated = self.tasks.truncated(self.family)
@@ -134,6 +136,7 @@ class FinishedBenchmark(Benchmark):
     seed: int
 
     cheap = True
+    whole = True
 
     def __post_init__(self) -> None:
         self.models = list(self.found)

@@ -15,6 +15,7 @@ from mechprobe.errors import ConfigError
 from mechprobe.evals.judging.judge import FunctionJudge, Judge
 from mechprobe.files import write_text
 from mechprobe.models.family import ModelFamily
+from mechprobe.ranks import sharing
 from mechprobe.stage_folder import Stage
 from mechprobe.sweep.asymmetry import safety_paths
 from mechprobe.sweep.benchmarks import Benchmark, item_benchmark
@@ -71,6 +72,7 @@ def sweep(  # noqa: PLR0913 - the promised entry point; all but two are keyword 
     found = prepare(family, config, judges=judges, text=text, think=think)
     cells = Cells(work, found, family, force=force)
     cells.check()
+    sharing().wait()  # until all processes have checked the cells, which the first one may begin again
     cells.make()
     return _collect(cells, config, Path(out), force=force)
 
@@ -154,8 +156,10 @@ def _collect(cells: Cells, config: SweepConfig, out: Path, *, force: bool) -> Sw
         for model in benchmark.models
     }
     settings = {"base": config.base, "seed": config.seed, "models": cells.models, "final_steps": config.final_steps}
-    with Stage.open(out, name="sweep", config=settings, inputs=inputs, force=force, remake=True) as stage:
-        if not stage.done:
+    with Stage.open(
+        out, name="sweep", config=settings, inputs=inputs, force=force, remake=True, one_folder=True
+    ) as stage:
+        if not stage.done and sharing().is_first:
             results = _results(cells, config)
             results.save(stage.folder / RESULT_FILE)
             write_text(stage.folder / TABLE_FILE, markdown_table(results))

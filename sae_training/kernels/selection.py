@@ -139,6 +139,26 @@ def highest(scores: Float[Tensor, "batch d_sae"], n_kept: int, *, per_row: bool)
     return _write(scores, cut_key, cut.to(scores.dtype), above + room, room, n_entries, per_row=per_row)
 
 
+def at_or_above(
+    scores: Float[Tensor, "batch d_sae"], cut: Float[Tensor, " groups"], n_kept: int, *, per_row: bool
+) -> Kept:
+    """The positive scores at or above a known cut of the batch or of each row, but at most ``n_kept`` of each.
+
+    Scores equal to the cut are kept as in `highest`. The host does not wait for the device.
+    """
+    scores = scores.contiguous()
+    key_bits, _, _, bits_type = _key_layout(scores.dtype)
+    cut = cut.clamp(min=0)
+    bound = cut[:, None].to(scores.dtype)
+    above = (scores > bound).sum(dim=1)
+    ties = ((scores == bound) & (scores > 0)).sum(dim=1)
+    free = n_kept - above if per_row else n_kept - above.sum() - (ties.cumsum(0) - ties)
+    room = torch.minimum(free.clamp(min=0), ties)
+    cut_key = cut.to(torch.float64 if key_bits == 64 else torch.float32).view(bits_type).long()
+    n_entries = n_kept * (scores.shape[0] if per_row else 1)
+    return _write(scores, cut_key, cut.to(scores.dtype), above + room, room, n_entries, per_row=per_row)
+
+
 def all_positive(scores: Float[Tensor, "batch d_sae"]) -> Kept:
     """All positive scores.
 

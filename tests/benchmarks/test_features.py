@@ -17,7 +17,9 @@ def test_the_report_has_the_ratio_and_the_memory(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(machine, "settle_environment", lambda malloc: None)
     monkeypatch.setattr(features, "QUICK", TINY)
     features.main(["--quick", "--out", str(tmp_path / "out.json")])
-    found = json.loads((tmp_path / "out.json").read_text())["results"]
+    report = json.loads((tmp_path / "out.json").read_text())
+    found = report["results"]
+    assert [goal["at_least"] for goal in report["goals"]] == [0.8, 0.8]
     for speed in found["speed"].values():
         assert len(speed["speed_of_encoding"]["all"]) == 2
         assert speed["l0"] == pytest.approx(4, abs=1.5)

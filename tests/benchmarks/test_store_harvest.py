@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from benchmarks import harvest, store
+from benchmarks import harvest, store, stream
 from benchmarks.random_store import MODELS, build_store, raw_copies
 from mechprobe.cache.store.activation_store import ActivationStore
 from mechprobe.types import Site
@@ -88,6 +88,21 @@ def test_store_main_writes_a_result(tmp_path: Path) -> None:
     store.main(["--quick", "--out", str(out), "--scratch", str(tmp_path)])
     report = json.loads(out.read_text())
     assert set(report["results"]) == {"reads", "batches", "training", "stores"}
+    assert [(goal["name"], goal["at_least"]) for goal in report["goals"]] == [
+        ("sequential_8192, share of memmap", 0.95), ("random_512, share of memmap", 0.9)
+    ]  # fmt: skip
+    assert all(goal["met"] == (goal["found"] >= goal["at_least"]) for goal in report["goals"])
     assert report["results"]["stores"]["read"] == [4096, len(MODELS), 16]
     assert str(tmp_path) not in out.read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["store.json"]
+
+
+@pytest.mark.slow
+def test_training_while_models_run_is_compared_with_the_slower_of_the_two(tmp_path: Path) -> None:
+    stream.main(["--quick", "--out", str(tmp_path / "stream.json")])
+    (found,) = json.loads((tmp_path / "stream.json").read_text())["results"].values()
+    rates = {name: rate["all"] for name, rate in found["tokens_per_s"].items()}
+    for harvesting, training, bound in zip(rates["harvest"], rates["train"], rates["bound"], strict=True):
+        assert min(harvesting, training) <= bound <= training, (
+            "the bound is training alone, or harvesting with a first window"
+        )

@@ -115,7 +115,8 @@ def test_a_rendered_prompt_gets_no_second_bos_and_one_sentence_says_so(
         caplog.clear()
         assert main(command) == 0
         told = [record.getMessage() for record in caplog.records]
-        assert told == ["Prompts begin with <bos>, which the tokenizer adds too; it is read once."]
+        assert told[0].startswith("Models run in float32 on cpu")
+        assert told[1:] == ["Prompts begin with <bos>, which the tokenizer adds too; it is read once."]
     tokenizer = AutoTokenizer.from_pretrained(both["base"])
     expected = {tuple(tokenizer(text, add_special_tokens=False).input_ids) for text in texts}
     assert {s.prompt_ids for s in ActivationStore.open(tmp_path / "c").stream.sequences} == expected

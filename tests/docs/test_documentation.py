@@ -25,7 +25,7 @@ SITE = ROOT / "docs" / "site"
 LAB = ROOT / "artifacts" / "lab" / "shared-marker"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("experiments/*/README.md"))]
 
-CHEAP = ("show", "doctor", "plan-samples", "lab info", "store info", "store verify", "store export", "skills show", "skills card",
+CHEAP = ("show", "doctor", "plan ", "plan-samples", "lab info", "store info", "store verify", "store export", "skills show", "skills card",
          "skills make", "skills score", "crosscoder export", "report", "dynamics --table")  # fmt: skip
 """Commands that run as they are given; the others get ``--dry-run``."""
 OTHER_PLACES = {

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import mechprobe as mp
-from mechprobe.cli.app import main
+from mechprobe.cli import main
 from mechprobe.errors import ArtifactError
 from mechprobe.files import dump_json
 from mechprobe.report.pages.markdown import plain_lines

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from mechprobe.cli.app import main
+from mechprobe.cli import main
 from mechprobe.errors import ConfigError
 from mechprobe.power import power, samples_needed, smallest_flips
 from mechprobe.statistics import flips_p, mcnemar_exact

@@ -5,6 +5,9 @@ import json
 import logging
 import multiprocessing
 import os
+import re
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -15,6 +18,7 @@ from mechprobe.errors import ConfigError, InputError
 from mechprobe.progress import Meter, activity, display, loading, progress, stage, tell_once
 from mechprobe.progress.display import LOG_SECONDS, Display, screen
 from mechprobe.progress.events import EventLog
+from mechprobe.progress.live import _Lines
 from mechprobe.progress.memory_use import memory_in_use
 
 
@@ -232,9 +236,69 @@ def test_work_of_another_thread_stands_beside(shown: tuple[Display, io.StringIO,
 
 
 KEYS = [
-    "time", "event", "command", "stage", "task", "done", "total", "unit", "rate", "eta_s", "elapsed_s", "rss_bytes",
+    "time", "pid", "event", "command", "stage", "task", "done", "total", "unit", "rate", "eta_s", "elapsed_s", "rss_bytes",
     "device_bytes", "ok", "message", "values",
 ]  # fmt: skip
+
+
+TYPES: dict[str, tuple[type, ...]] = {
+    "time": (str,), "pid": (int,), "event": (str,), "command": (str,), "stage": (str, type(None)), "task": (str, type(None)),
+    "done": (int, float, type(None)), "total": (int, float, type(None)), "unit": (str, type(None)), "rate": (float, type(None)),
+    "eta_s": (float, type(None)), "elapsed_s": (float, type(None)), "rss_bytes": (int,), "device_bytes": (int, type(None)),
+    "ok": (bool, type(None)), "message": (str, type(None)), "values": (dict,),
+}  # fmt: skip
+
+
+def check_events(path: Path) -> list[dict]:
+    """The events of a log, each of which keeps the schema of docs/run.md."""
+    events = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    for event in events:
+        assert list(event) == KEYS
+        for key, value in event.items():
+            assert isinstance(value, TYPES[key]), (key, value)
+            assert not (isinstance(value, bool) and key != "ok"), (key, value)
+        assert event["event"] in ("start", "loading", "progress", "finish", "warning")
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", event["time"])
+        assert (event["ok"] is not None) == (event["event"] == "finish")
+        assert (event["task"] is None) == (event["event"] == "warning")
+        assert event["eta_s"] is None or event["total"] is not None
+        assert event["done"] is not None or event["rate"] is event["total"] is event["unit"] is None
+    for pid in {event["pid"] for event in events}:
+        own = [event for event in events if event["pid"] == pid]
+        assert [event["time"] for event in own] == sorted(event["time"] for event in own)
+        assert (own[0]["event"], own[-1]["event"]) == ("start", "finish")
+        assert own[0]["task"] == own[-1]["task"] == own[0]["command"]
+    return events
+
+
+def test_the_documented_keys_are_those_of_the_events() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "run.md").read_text(encoding="utf-8")
+    table = text[text.index("| key | meaning |") :].split("\n\n")[0]
+    documented = [name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert documented == KEYS
+    assert list(TYPES) == KEYS
+
+
+WRITER = """
+import sys
+from mechprobe.progress.display import Display
+from mechprobe.progress.events import EventLog
+display, log = Display(), EventLog(sys.argv[1])
+with display.command("cache", log, soon=False):
+    for number in range(150):
+        display.warn("x" * 20_000)
+log.close()
+"""
+
+
+def test_two_commands_write_one_log(tmp_path: Path) -> None:
+    """Long lines too stay whole, and ``pid`` says whose they are."""
+    path = tmp_path / "events.jsonl"
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(path)]) for _ in range(2)]
+    assert [writer.wait() for writer in writers] == [0, 0]
+    events = check_events(path)
+    assert len(events) == 2 * 152
+    assert {event["pid"] for event in events} == {writer.pid for writer in writers}
 
 
 def test_events_have_stable_names(shown: tuple[Display, io.StringIO, Clock], tmp_path: Path) -> None:
@@ -252,8 +316,7 @@ def test_events_have_stable_names(shown: tuple[Display, io.StringIO, Clock], tmp
                 pass
         logging.getLogger("mechprobe.features").warning("rows were cut")
     log.close()
-    events = [json.loads(line) for line in path.read_text().splitlines()]
-    assert all(list(event) == KEYS for event in events)
+    events = check_events(path)
     assert [(event["event"], event["task"]) for event in events] == [
         ("start", "features"),
         ("loading", "loading torch"),
@@ -325,7 +388,53 @@ def test_a_terminal_shows_live_lines_and_clears_them(monkeypatch: pytest.MonkeyP
     assert "training" in shown
     assert "100/400 steps  10 steps/s  0:30 left  RAM" in shown
     assert "loss 0.5" in shown
-    assert shown.rstrip().endswith("\x1b[2K"), "the line is erased at the end"
+    assert shown.rstrip().endswith("\r\x1b[2K\x1b[?25h"), "the line is erased and the cursor is back at the end"
+
+
+@pytest.mark.parametrize("width", [100, 60, 40])
+def test_a_narrow_terminal_cuts_no_number(width: int) -> None:
+    from rich.console import Console
+
+    clock, stream = Clock(), io.StringIO()
+    outer = Meter(3, "models", clock, description="evaluating")
+    inner = Meter(1280, "responses", clock, description="generation by a model with a long name")
+    clock.now += 60
+    outer()
+    inner(512, loss=0.41234, model="sft")
+    Console(file=stream, width=width, force_terminal=False).print(_Lines([outer, inner]))
+    lines = stream.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    for part in ("1/3 models", "2:00 left", "512/1,280 responses", "8.5 responses/s", "1:30 left", "RAM", "loss 0.412"):
+        assert any(part in line for line in lines), part
+    assert "evaluating" in lines[0]
+    if width == 100:
+        assert "1/3 models" in lines[0]
+
+
+def test_the_remaining_time_falls_while_a_long_unit_runs() -> None:
+    """The next unit takes as long as the last; only what it takes longer lowers the rate."""
+    clock = Clock()
+    meter = Meter(4, "models", clock)
+    clock.now += 100
+    meter()
+    assert meter.seconds_left == pytest.approx(300)
+    clock.now += 90
+    assert meter.seconds_left == pytest.approx(210)
+    assert meter.rate == pytest.approx(1 / 100)
+    clock.now += 110  # twice as long as the first
+    assert meter.rate == pytest.approx(1 / 200)
+    assert meter.seconds_left == pytest.approx(500)
+
+
+def test_time_that_found_work_takes_is_no_part_of_the_rate() -> None:
+    clock = Clock()
+    meter = Meter(100, "shards", clock)
+    clock.now += 50  # hashes of an earlier command are checked
+    meter.found(80)
+    clock.now += 5
+    meter(10)
+    assert meter.rate == pytest.approx(2)
+    assert meter.seconds_left == pytest.approx(5)
 
 
 def test_a_terminal_that_cannot_move_its_cursor_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from mechprobe.errors import ConfigError
-from mechprobe.ranks import Ranks, in_turns, is_first, ranks_of_command, sharing
+from mechprobe.launcher import ranks_of_command
+from mechprobe.ranks import Ranks, in_turns, is_first, sharing
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
@@ -19,7 +20,8 @@ import os, signal, sys
 from pathlib import Path
 import torch
 from mechprobe.errors import EndedElsewhereError, InputError, MechprobeError
-from mechprobe.ranks import in_turns, ranks_of_command
+from mechprobe.launcher import ranks_of_command
+from mechprobe.ranks import in_turns
 from mechprobe.stage_folder import Stage
 
 def square(number):

@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from mechprobe.cli.app import main
+from mechprobe.cli import main
 from mechprobe.errors import ConfigError
 from mechprobe.planning import formulas
 from mechprobe.planning.cards import CARDS, card_named

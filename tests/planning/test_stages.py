@@ -28,7 +28,9 @@ H100 = Rates.of_card(CARDS["H100"])
 
 
 def scene_of(*overrides: str, devices: int = 1) -> Scene:
-    config = RunConfig.build(READY / "llama3_1_8b.toml", ["train_sae.mode=cache", "cache.max_tokens=1000000", *overrides])
+    config = RunConfig.build(
+        READY / "llama3_1_8b.toml", ["train_sae.mode=cache", "cache.max_tokens=1000000", *overrides]
+    )
     plan = plan_config(config, H100, devices=devices, model_config=LLAMA)
     return Scene(config, plan.shapes, plan.work, H100, devices)
 
@@ -43,7 +45,12 @@ def test_committed_plans_are_what_the_command_prints(
     name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    given = ["--config", f"artifacts/real_size/{name}.toml", "--model-config", f"artifacts/real_size/{name}.config.json"]
+    given = [
+        "--config",
+        f"artifacts/real_size/{name}.toml",
+        "--model-config",
+        f"artifacts/real_size/{name}.config.json",
+    ]
     assert main(["plan", *given, "--card", "H100"]) == 0
     assert capsys.readouterr().out == (READY / f"{name}.plan.txt").read_text(encoding="utf-8")
 
@@ -83,7 +90,9 @@ def test_side_stages_follow_their_counts(scene: Scene) -> None:
     one = {"n_items": 64, "n_draws": 1}
     assert seconds("sweep", {"benchmarks": [one, one]}) > seconds("sweep", {"benchmarks": [one]})
     weights = {"bytes": {"base": 10}, "seconds": 30.0, "memory": 7, "exact": 1, "estimated": 0}
-    assert seconds("weights", weights) == pytest.approx(30 + SIDE["weights"](scene, {**weights, "seconds": 0.0}).seconds)
+    assert seconds("weights", weights) == pytest.approx(
+        30 + SIDE["weights"](scene, {**weights, "seconds": 0.0}).seconds
+    )
 
 
 def test_side_stages_are_listed_where_the_settings_have_them(capsys: pytest.CaptureFixture[str]) -> None:

@@ -150,8 +150,8 @@ def test_divergence_is_distinguished_from_bad_activations() -> None:
 def test_a_lazy_run_keeps_its_last_good_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = Trainer.__init__
 
-    def lazily(self: Trainer, crosscoder: Crosscoder, config: TrainConfig) -> None:
-        original(self, crosscoder, config, lazy=True)
+    def lazily(self: Trainer, crosscoder: Crosscoder, config: TrainConfig, **options: Any) -> None:
+        original(self, crosscoder, config, lazy=True, **options)
 
     monkeypatch.setattr(Trainer, "__init__", lazily)
 

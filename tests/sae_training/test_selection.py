@@ -122,6 +122,23 @@ def test_backends_choose_the_same(kernel_device: torch.device, variant: str, shi
             assert float(found_cut) == float(cut)
 
 
+@pytest.mark.parametrize("per_row", [False, True])
+@pytest.mark.parametrize("shift", [0.0, -2.5], ids=["enough", "too few positive"])
+def test_a_known_cut_keeps_what_the_search_for_it_keeps(
+    kernel_device: torch.device, shift: float, per_row: bool
+) -> None:
+    from sae_training.kernels.selection import at_or_above, highest
+
+    scores = (torch.randn(6, 30, generator=torch.Generator().manual_seed(5)) + shift).to(kernel_device)
+    scores[2, 3:9] = scores[4, 5]  # ties
+    expected = highest(scores, 4 if per_row else 24, per_row=per_row)
+    kept = at_or_above(scores, expected.cut, 4 if per_row else 24, per_row=per_row)
+    for name in ("scores", "rows", "columns", "row_begin", "row_end", "cut"):
+        assert torch.equal(getattr(kept, name), getattr(expected, name)), name
+    half = at_or_above(scores[:, :15].contiguous(), expected.cut, 4 if per_row else 24, per_row=per_row)
+    assert int((half.columns < 15).sum()) == int((expected.columns < 15).sum())
+
+
 def test_ties_at_the_cut_are_all_kept_on_a_cpu_and_counted_out_on_the_device(kernel_device: torch.device) -> None:
     scores, norm = torch.tensor([[2.0, 1.0, 1.0], [1.0, 0.5, 1.0]]), torch.ones(3)
     n_active = []

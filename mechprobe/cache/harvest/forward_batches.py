@@ -8,9 +8,11 @@ of the same token stream.
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -27,6 +29,7 @@ from mechprobe.models.load import LanguageModel
 from mechprobe.models.residuals import residuals_bridge, residuals_plain
 from mechprobe.progress import Advance
 from mechprobe.types import Site
+from sae_training.stream import sent
 
 logger = logging.getLogger(__name__)
 
@@ -117,26 +120,42 @@ def collect_shard(
     """
     shape = (len(shard.rows), row_width(config.dtype, model.d_model))
     stored = {site: np.empty(shape, dtype=STORED_AS[config.dtype]) for site in sites}
+    fits: dict[Site, list[Tensor]] = {site: [] for site in sites}
+    failed = threading.Event()
 
-    def store(batch: ForwardBatch, copies: dict[Site, tuple[Tensor, Callable[[], np.ndarray]]]) -> None:
-        for site, (kept, ended) in copies.items():
-            try:
-                stored[site][batch.rows] = ended()
-            except StoreError:
-                raise _named(kept, batch, stream, config.dtype, f"Model {model.name}, {site}") from None
+    def rows_of(batch: ForwardBatch) -> Iterator[tuple[Site, Tensor]]:
+        resid = residuals(model, sent(batch.ids, model.input_device), batch.mask, sites)
+        for site in sites:
+            values = resid.pop(site).flatten(0, 1)
+            yield site, values.index_select(0, sent(batch.taken, values.device))
+
+    def store(batch: ForwardBatch, copies: Mapping[Site, Callable[[], tuple[np.ndarray, Tensor]]]) -> None:
+        for site, ended in copies.items():
+            stored[site][batch.rows], fit = ended()
+            fits[site].append(fit)
+            if fit.device.type == "cpu" and not fit:  # on the host this read waits for nothing
+                failed.set()
 
     # This thread only starts work on a GPU, and never waits for its results: another thread does, and stores them.
     with Background("rows", ahead=_BATCHES_AHEAD) as storing:
         for batch in batches_of(stream, shard, config.batch_tokens, model.pad_id):
-            resid = residuals(model, batch.ids.to(model.input_device, non_blocking=True), batch.mask, sites)
-            copies = {}
-            for site in sites:
-                values = resid.pop(site).flatten(0, 1)
-                kept = values.index_select(0, batch.taken.to(values.device, non_blocking=True))
-                copies[site] = kept, start_storing(kept, config.dtype)
-            storing.submit(store, batch, copies)
+            if failed.is_set():
+                break
+            storing.submit(store, batch, {site: start_storing(kept, config.dtype) for site, kept in rows_of(batch)})
             advance(len(batch.rows))
+    place = _first_unfit([fits[site] for site in sites])
+    if place is not None:
+        batch = next(islice(batches_of(stream, shard, config.batch_tokens, model.pad_id), place[0], None))
+        kept = dict(rows_of(batch))[sites[place[1]]]
+        raise _named(kept, batch, stream, config.dtype, f"Model {model.name}, {sites[place[1]]}")
     return {str(site): array for site, array in stored.items()}
+
+
+def _first_unfit(fits: Sequence[Sequence[Tensor]]) -> tuple[int, int] | None:
+    """Number of the first batch that cannot be stored, and of its site; every site's flags are read from its device at once."""
+    read = [torch.stack(list(found)).tolist() for found in fits if found]
+    bad = ((number, flags.index(False)) for number, flags in enumerate(zip(*read, strict=True)) if not all(flags))
+    return next(bad, None)
 
 
 def _named(
@@ -151,7 +170,11 @@ def _named(
         except StoreError as error:
             return StoreError(f"{where}, sequence {stream.sequences[sample].id!r}: {error}")
         start += n_rows
-    raise AssertionError("a batch cannot be stored although each of its sequences can")
+    names = ", ".join(repr(stream.sequences[sample].id) for sample in batch.sequences)
+    return StoreError(
+        f"{where}: an activation of the sequences {names} was not finite or too large for {dtype}, but not when the model "
+        "ran on them again; check the device."
+    )
 
 
 @dataclass(frozen=True, slots=True)

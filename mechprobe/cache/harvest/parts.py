@@ -16,6 +16,7 @@ from mechprobe.cache.harvest.responses import all_responded, stream_of, write_re
 from mechprobe.cache.result import PartResult
 from mechprobe.cache.store.disk import folder_lock, sole_writer, translate_disk_errors
 from mechprobe.data.sources import PromptInput
+from mechprobe.errors import ConfigError
 from mechprobe.models.family import ModelFamily
 from mechprobe.ranks import Ranks
 from mechprobe.stage_folder import Stage
@@ -71,3 +72,15 @@ def _entered(work: CacheWork) -> Iterator[Stage]:
     ):
         release()
         yield stage
+
+
+def parse_part(text: str) -> Ranks:
+    """Parse ``2/8`` as part 2 of 8 (counted from 0), for processes that do not communicate.
+
+    Raises:
+        ConfigError: The text is not a part.
+    """
+    index, slash, count = text.partition("/")
+    if not slash or not index.isdecimal() or not count.isdecimal() or not 0 <= int(index) < int(count):
+        raise ConfigError(f"--part {text!r} is not valid; write I/N with I from 0 to N-1, for example 0/8.")
+    return Ranks(int(index), int(count))

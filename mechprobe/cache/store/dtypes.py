@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mechprobe.cache.config import StoreDtype
@@ -49,56 +49,65 @@ def to_stored(values: Float[Tensor, "row d_model"], dtype: StoreDtype) -> np.nda
     Raises:
         StoreError: A value is too large for ``dtype``, or is not finite.
     """
-    if dtype in LARGEST_CODE:
-        _require_finite(values)
-        return _to_codes(values, dtype)
-    rounded = values.to(getattr(torch, dtype))
-    if not _is_finite(rounded):
-        largest = float(values.abs().max())
-        _require_finite(values)
+    rounded = _rounded(values, dtype)
+    if not _all_finite(rounded):
+        if not _all_finite(values):
+            raise StoreError("The model produces activations that are not finite; load it in float32 or bfloat16.")
         raise StoreError(
-            f"An activation of {largest:.4g} does not fit in {dtype} (maximum {torch.finfo(rounded.dtype).max:.5g}); "
-            "cache with dtype bfloat16."
+            f"An activation of {float(values.abs().max()):.4g} does not fit in {dtype} (maximum "
+            f"{torch.finfo(rounded.dtype).max:.5g}); cache with dtype bfloat16."
         )
-    return bits(rounded.cpu().contiguous())
+    return _stored(rounded.cpu(), dtype)
 
 
-def start_storing(values: Float[Tensor, "row d_model"], dtype: StoreDtype) -> Callable[[], np.ndarray]:
-    """Begin what `to_stored` does; the returned function ends it, with the same result and errors.
+def start_storing(
+    values: Float[Tensor, "row d_model"], dtype: StoreDtype
+) -> Callable[[], tuple[np.ndarray, Bool[Tensor, ""]]]:
+    """Begin what `to_stored` does, without its errors.
 
-    On a GPU the host does not wait before that call, so the copy to the host runs while the host prepares the next batch.
+    On a GPU the host does not wait before the returned function is called, so the copy to the host runs while the host
+    prepares the next batch.
+
+    Returns:
+        A function that gives the stored rows ``[row row_width]``, and on the device of the values whether `to_stored`
+        would take them. Rows of other values have no meaning.
     """
     if values.device.type != "cuda":
-        return lambda: to_stored(values, dtype)
-    sent = values if dtype in LARGEST_CODE else values.to(getattr(torch, dtype))
-    finite = (
-        torch.isfinite(torch.stack(torch.aminmax(sent))).all() if sent.numel() else torch.ones((), dtype=torch.bool)
-    )
-    on_host = [torch.empty(part.shape, dtype=part.dtype, pin_memory=True) for part in (sent, finite)]
-    for target, part in zip(on_host, (sent, finite), strict=True):
-        target.copy_(part, non_blocking=True)
+        return lambda: _rows_and_fit(_rounded(values, dtype), dtype)
+    sent = _rounded(values, dtype)
+    fit = _all_finite(sent)
+    on_host = torch.empty(sent.shape, dtype=sent.dtype, pin_memory=True)
+    on_host.copy_(sent, non_blocking=True)
     copied = torch.cuda.Event()
     copied.record(torch.cuda.current_stream(values.device))
 
-    def finish() -> np.ndarray:
+    def finish() -> tuple[np.ndarray, Tensor]:
         copied.synchronize()
-        rows, is_finite = on_host
-        if not is_finite:
-            return to_stored(values, dtype)  # raises the error
         # The codes are computed on the host, for the same bits on every device.
-        return _to_codes(rows, dtype) if dtype in LARGEST_CODE else bits(rows)
+        return _stored(on_host, dtype), fit
 
     return finish
 
 
-def _require_finite(values: Tensor) -> None:
-    if not _is_finite(values):
-        raise StoreError("The model produces activations that are not finite; load it in float32 or bfloat16.")
+def _rounded(values: Tensor, dtype: StoreDtype) -> Tensor:
+    """The values in the dtype of the store; unchanged for 8-bit dtypes."""
+    return values if dtype in LARGEST_CODE else values.to(getattr(torch, dtype))
 
 
-def _is_finite(values: Tensor) -> bool:
-    """Whether every value is finite. NaN and infinity show in the extremes, which need one pass and no copy."""
-    return not values.numel() or bool(torch.isfinite(torch.stack(torch.aminmax(values))).all())
+def _rows_and_fit(rounded: Tensor, dtype: StoreDtype) -> tuple[np.ndarray, Tensor]:
+    return _stored(rounded.cpu(), dtype), _all_finite(rounded)
+
+
+def _stored(rounded: Tensor, dtype: StoreDtype) -> np.ndarray:
+    """Stored rows of rounded values on the host."""
+    return _to_codes(rounded, dtype) if dtype in LARGEST_CODE else bits(rounded.contiguous())
+
+
+def _all_finite(values: Tensor) -> Bool[Tensor, ""]:
+    """Whether every value is finite, on the device. NaN and infinity show in the extremes, which need one pass and no copy."""
+    if not values.numel():
+        return torch.ones((), dtype=torch.bool, device=values.device)
+    return torch.isfinite(torch.stack(torch.aminmax(values))).all()
 
 
 def _to_codes(values: Float[Tensor, "row d_model"], dtype: StoreDtype) -> np.ndarray:

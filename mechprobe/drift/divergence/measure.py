@@ -1,8 +1,9 @@
 """One pass of every model over the texts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -23,10 +24,14 @@ from mechprobe.models.generation import not_finite
 from mechprobe.models.head import ModelHead
 from mechprobe.models.load import LanguageModel
 from mechprobe.progress import Advance, progress
+from mechprobe.ranks import sharing
 from mechprobe.types import Site
 
-Kept = list[Tensor]
-"""Final hidden states of base ``[token width]`` per batch of a window, padding left out, on the CPU."""
+R = TypeVar("R")
+Kept = dict[int, Tensor]
+"""Final hidden states of base ``[token width]`` by batch of a window, padding left out, on the CPU; those of this process."""
+_Compared = tuple[list[CellSums], dict[str, TokenCounts], list[Tensor]]
+"""Cells and tokens of a batch, and its sampled residuals by layer."""
 
 
 @dataclass
@@ -69,18 +74,28 @@ class Measurement:
         return [name for name in self.texts.models if name in names]
 
     def run(self) -> None:
-        """Make every part that is missing, one window after another."""
+        """Make every part that is missing, one window after another.
+
+        The processes of a launcher divide the batches of a window; the first one writes the parts.
+        """
         with progress(self.n_tokens, "divergence", unit="tokens") as advance:
-            for window in range(len(self.windows)):
-                todo = [name for name in self.readers(window) if not self._done(window, name)]
+            for window, (base_due, todo) in enumerate(sharing().gather(self._missing())[0]):
                 advance.found(self._window_tokens(window, [n for n in self.readers(window) if n not in todo]))
-                if not todo and self.files.path(window, self.texts.base).is_file():
+                if not base_due:
                     advance.found(self._window_tokens(window, [self.texts.base]))
                     continue
                 base, kept = self._run_base(window, advance)
                 for name in todo:
                     self._run_model(window, name, base, kept, advance)
         self.family.release()
+
+    def _missing(self) -> list[tuple[bool, list[str]]]:
+        """For every window, whether base runs over it, and the tuned models whose parts are missing."""
+        found: list[tuple[bool, list[str]]] = []
+        for window in range(len(self.windows)):
+            todo = [name for name in self.readers(window) if not self._done(window, name)]
+            found.append((bool(todo) or not self.files.path(window, self.texts.base).is_file(), todo))
+        return found
 
     @property
     def n_tokens(self) -> int:
@@ -105,14 +120,17 @@ class Measurement:
 
     def _run_base(self, window: int, advance: Advance) -> tuple[ModelHead, Kept]:
         head = ModelHead(self.family[self.texts.base])
-        kept: Kept = []
-        rows: list[list[Tensor]] = []
-        for batch in self.windows[window]:
-            hidden, sampled = self._forward(head, batch)
-            kept.append(hidden.cpu())
-            rows.append(sampled)
-            advance(batch.n_tokens(self.texts), model=self.texts.base)
-        self.files.write(window, self.texts.base, self._layers(rows))
+        kept: Kept = {}
+
+        def read(number: int) -> list[Tensor]:
+            hidden, sampled = self._forward(head, self.windows[window][number])
+            kept[number] = hidden.cpu()
+            return sampled
+
+        numbers = range(len(self.windows[window]))
+        rows = list(self._divided(read, window, numbers, self.texts.base, advance))
+        if sharing().is_first:
+            self.files.write(window, self.texts.base, self._layers(rows))
         return head, kept
 
     def _run_model(self, window: int, name: str, base: ModelHead, kept: Kept, advance: Advance) -> None:
@@ -121,18 +139,39 @@ class Measurement:
         cells: list[CellSums] = []
         tokens: dict[str, list[TokenCounts]] = {}
         rows: list[list[Tensor]] = []
-        for batch, base_hidden in zip(self.windows[window], kept, strict=True):
-            if name not in batch.readers:
-                continue
+
+        def compare(number: int) -> _Compared:
+            batch = self.windows[window][number]
             hidden, sampled = self._forward(head, batch)
-            self._compare(head, base, batch, (hidden, base_hidden), cells, tokens)
+            return (*self._compare(head, base, batch, (hidden, kept[number])), sampled)
+
+        numbers = [number for number, batch in enumerate(self.windows[window]) if name in batch.readers]
+        for own_cells, own_tokens, sampled in self._divided(compare, window, numbers, name, advance):
+            cells += own_cells
+            for source, part in own_tokens.items():
+                tokens.setdefault(source, []).append(part)
             rows.append(sampled)
-            advance(batch.n_tokens(self.texts), model=name)
-        joined = {source: TokenCounts.joined(parts) for source, parts in sorted(tokens.items())}
-        self.files.write(window, name, {**arrays_of(CellSums.joined(cells), joined), **self._layers(rows)})
-        if self._lens_due(window, name):
-            self._write_lens(head, base.model)
+        if sharing().is_first:
+            joined = {source: TokenCounts.joined(parts) for source, parts in sorted(tokens.items())}
+            self.files.write(window, name, {**arrays_of(CellSums.joined(cells), joined), **self._layers(rows)})
+            if self._lens_due(window, name):
+                self._write_lens(head, base.model)
         model.release()
+
+    def _divided(
+        self, work: Callable[[int], R], window: int, numbers: Sequence[int], model: str, advance: Advance
+    ) -> Iterator[R]:
+        """Results of ``work`` on batches of a window, by number, each from the process that also keeps base's states of it."""
+        ranks = sharing()
+        found: dict[int, R] = {}
+        for number in numbers:
+            if ranks.owns(number):
+                found[number] = work(number)
+            advance(self.windows[window][number].n_tokens(self.texts), model=model)
+        together: dict[int, R] = {}
+        for of_rank in ranks.gather(found):
+            together |= of_rank
+        return (together[number] for number in numbers)
 
     def _forward(self, head: ModelHead, batch: Batch) -> tuple[Tensor, list[Tensor]]:
         """Final hidden states of the tokens of a batch ``[token width]``, and the sampled residuals of each layer."""
@@ -153,18 +192,12 @@ class Measurement:
         return {f"{LAYER}{layer:04d}": torch.cat(parts).numpy() for layer, parts in enumerate(zip(*found, strict=True))}
 
     def _compare(
-        self,
-        head: ModelHead,
-        base: ModelHead,
-        batch: Batch,
-        hidden: tuple[Tensor, Tensor],
-        cells: list[CellSums],
-        tokens: dict[str, list[TokenCounts]],
-    ) -> None:
-        """Divergences of the counted predictions of a batch, added to the cells and the counts of tokens by source."""
+        self, head: ModelHead, base: ModelHead, batch: Batch, hidden: tuple[Tensor, Tensor]
+    ) -> tuple[list[CellSums], dict[str, TokenCounts]]:
+        """Divergences of the counted predictions of a batch, in cells, and its tokens by source; nothing where there is none."""
         name, picked = head.model.name, _Picked.of(self.texts, head.model.name, batch)
         if not len(picked.place):
-            return
+            return [], {}
         place = torch.from_numpy(picked.place)
         found = hidden_divergences(
             head,
@@ -176,11 +209,11 @@ class Measurement:
             top=self.config.top,
         )
         self._require_finite(found, name, picked)
-        cells.append(CellSums.of(found, picked.sequence, self.classes[picked.target], picked.bucket))
+        tokens: dict[str, TokenCounts] = {}
         for source in np.unique(picked.source):
             chosen = picked.source == source
-            part = TokenCounts.of(found.only(torch.from_numpy(chosen)), picked.target[chosen])
-            tokens.setdefault(str(source), []).append(part)
+            tokens[str(source)] = TokenCounts.of(found.only(torch.from_numpy(chosen)), picked.target[chosen])
+        return [CellSums.of(found, picked.sequence, self.classes[picked.target], picked.bucket)], tokens
 
     def _require_finite(self, found: PositionDivergences, name: str, picked: "_Picked") -> None:
         wrong = found.not_finite()

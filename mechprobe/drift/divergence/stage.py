@@ -25,6 +25,7 @@ from mechprobe.features.examples.promoted import token_text
 from mechprobe.files import read_json, write_bytes, write_json
 from mechprobe.models.family import ModelFamily
 from mechprobe.progress import activity
+from mechprobe.ranks import sharing
 from mechprobe.stage_folder import Stage
 
 _OUTSIDE = 1e-3
@@ -63,12 +64,14 @@ def divergence(
     out = Path(out)
     work = DriftWork.of(family, store_or_stream, config or DriftConfig())
     models = {name: family[name].fingerprint for name in (work.texts.base, *work.texts.models)}
-    with Stage.open(out, name="drift", config=work.identity, models=models, force=force) as stage:
+    with Stage.open(out, name="drift", config=work.identity, models=models, force=force, one_folder=True) as stage:
         measured = work.measurement(out)
         if not stage.done:
             measured.run()
-            _write(stage, work, measured)
-        shutil.rmtree(measured.files.folder, ignore_errors=True)
+        if sharing().is_first:
+            if not stage.done:
+                _write(stage, work, measured)
+            shutil.rmtree(measured.files.folder, ignore_errors=True)
     return DivergenceResult.load(out)
 
 

@@ -20,6 +20,7 @@ from mechprobe.models.generation import not_finite
 from mechprobe.models.head import ModelHead
 from mechprobe.models.load import LanguageModel
 from mechprobe.models.next_token import TokenNumbers, chunks, token_numbers
+from mechprobe.ranks import in_turns
 
 TOKENS = "tokens"
 """Folder of the per-token values inside the stage folder."""
@@ -53,20 +54,26 @@ def model_tokens(
     """
     head, start = ModelHead(model), token_starts(traces)
     found = {name: np.empty(start[-1]) for name in ("log_prob", "entropy")} | {"rank": np.empty(start[-1], np.int64)}
-    for batch in forward_batches([len(trace.ids) for trace in traces], batch_tokens):
+    batches = list(forward_batches([len(trace.ids) for trace in traces], batch_tokens))
+
+    def read(batch: Sequence[int]) -> dict[str, ndarray]:
         ids, mask = padded([traces[index].ids for index in batch], model.pad_id)
         hidden, _ = head.hidden(ids, mask)
-        row, position, target, place = _picked(traces, batch, start)
+        row, position, target, _ = _picked(traces, batch, start)
         chosen = hidden[row.to(hidden.device), position.to(hidden.device)]
         numbers = _numbers(head, chosen, target, temperature)
         wrong = np.flatnonzero(~np.isfinite(numbers["log_prob"]))
         if len(wrong):
             trace = traces[batch[int(row[wrong[0]])]]
             raise ModelError(f"{str(not_finite(model.name, model.hf.dtype)).rstrip('.')} (trace {trace.id!r}).")
+        return numbers
+
+    for batch, numbers in zip(batches, in_turns(read, batches), strict=True):
+        place = _picked(traces, batch, start)[-1]
         for name, values in numbers.items():
             found[name][place] = values
         if advance is not None:
-            advance(int(mask.sum()))
+            advance(sum(len(traces[index].ids) for index in batch))
     return found
 
 

@@ -5,16 +5,17 @@ from functools import cached_property
 from itertools import chain
 from typing import Any
 
-from mechprobe.errors import InputError, ModelError, first_line
+from mechprobe.errors import InputError, ModelError, first_line, is_out_of_memory
 from mechprobe.evals.judging.config import RewardConfig
 from mechprobe.evals.judging.judge import Judged
-from mechprobe.memory import free_memory, in_parts, is_out_of_memory
+from mechprobe.memory import free_memory, in_parts
 from mechprobe.models.checkpoint import stored_tensors
 from mechprobe.models.checkpoint_fit import quietly, refuse_misfit, refuse_non_finite
 from mechprobe.models.folder import find_model
 from mechprobe.models.generation import length_batches
 from mechprobe.models.load import context_of
 from mechprobe.models.tokenizers import load_tokenizer
+from mechprobe.ranks import in_turns
 
 ROLE = "reward"
 _SAME = 1e-5
@@ -87,18 +88,20 @@ class RewardModel:
         result = [0.0] * len(rows)
         if not rows:
             return result
-        equal = not self._pads
-        for batch in length_batches([len(ids) for ids, _ in rows], self.config.batch_size, equal=equal):
+        batches = length_batches([len(ids) for ids, _ in rows], self.config.batch_size, equal=not self._pads)
+
+        def scores(batch: Sequence[int]) -> list[float]:
             width = max(len(rows[index][0]) for index in batch)
-            scores = in_parts(
-                lambda part, batch=batch, width=width: self._scores(
-                    [rows[index] for index in batch[part]], width=width
-                ),
+            found = in_parts(
+                lambda part: self._scores([rows[index] for index in batch[part]], width=width),
                 len(batch),
                 what="Rewards",
                 unit="responses",
             )
-            for index, value in zip(batch, chain.from_iterable(scores), strict=True):
+            return list(chain.from_iterable(found))
+
+        for batch, values in zip(batches, in_turns(scores, batches), strict=True):
+            for index, value in zip(batch, values, strict=True):
                 result[index] = value
         bad = next((one for one, value in zip(judged, result, strict=True) if not abs(value) < float("inf")), None)
         if bad is not None:

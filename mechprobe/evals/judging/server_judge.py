@@ -11,6 +11,7 @@ from mechprobe.errors import ConfigError, EndpointError
 from mechprobe.evals.config import EndpointConfig
 from mechprobe.evals.judging.config import JudgeConfig
 from mechprobe.evals.judging.judge import Judge, Judged, Verdict, filled, read_verdict
+from mechprobe.ranks import once
 
 JOURNAL_FILE = "verdicts.jsonl"
 
@@ -54,7 +55,7 @@ class ServerJudge(Judge):
         from mechprobe.evals.rollouts.endpoint import run_to_end
 
         with settings_named("judge.endpoint"):
-            answers = run_to_end(self._ask_all(judged, folder / JOURNAL_FILE))
+            answers = once(lambda: run_to_end(self._ask_all(judged, folder / JOURNAL_FILE)))
         return [
             read_verdict(found["text"], self.config.reads, self.config.scale, cut=found["cut"]) for found in answers
         ]

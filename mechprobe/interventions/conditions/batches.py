@@ -6,10 +6,12 @@ a stage, also after an interruption, so that its responses are the same.
 """
 
 import os
+import signal
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context, parent_process
+from contextlib import contextmanager
+from multiprocessing import active_children, get_context, parent_process
 from threading import Thread
 
 import torch
@@ -197,12 +199,28 @@ def run_conditions(
     pool = ProcessPoolExecutor(
         min(workers, len(waiting)), get_context("spawn"), initializer=_start, initargs=(drafting, threads)
     )
+    others = active_children()
     try:
-        futures = {pool.submit(_work, batch): batch for batch in waiting}
+        with _no_interrupts_in_children():
+            futures = {pool.submit(_work, batch): batch for batch in waiting}
         for future in as_completed(futures):
             yield from zip(futures[future], future.result(), strict=True)
+    except BaseException:
+        for child in set(active_children()).difference(others):
+            child.terminate()  # what it has begun is lost, whether its end is awaited or not
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _no_interrupts_in_children() -> Iterator[None]:
+    """Start processes that Ctrl-C does not reach, which each would answer with a traceback; this process ends them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start(drafting: DraftingRunner, threads: int) -> None:

@@ -35,6 +35,7 @@ from mechprobe.interventions.result_rows import ChangeSize
 from mechprobe.interventions.verdicts.results import edited_set
 from mechprobe.models.family import ModelFamily
 from mechprobe.progress import activity, progress
+from mechprobe.ranks import in_turns
 from mechprobe.selection.result import Selection
 from mechprobe.stage_folder import Stage
 from mechprobe.statistics import Interval, paired_bootstrap, paired_difference, randomization_p
@@ -181,17 +182,19 @@ def require_boundary(positions: str, likelihood_names: Sequence[str]) -> None:
 
 def _run_all(work: HarnessWork, folder: Path) -> Found:
     """The harness' results of every condition; each is written when it finishes, so that an interrupted stage resumes."""
-    found: dict[str, HarnessRun] = {}
+    parts = {condition.name: folder / f"part-{index:04d}.json" for index, condition in enumerate(work.conditions)}
+    waiting = [condition for condition in work.conditions if not parts[condition.name].is_file()]
+
+    def run(condition: Condition) -> HarnessRun:
+        with work.runner.in_force(condition), activity(condition.name):
+            return work.tasks.run(work.runner.family[condition.model])
+
     with progress(len(work.conditions), "lm-eval", unit="conditions") as advance:
-        for index, condition in enumerate(work.conditions):
-            part, count = folder / f"part-{index:04d}.json", advance.found
-            if not part.is_file():
-                with work.runner.in_force(condition), activity(condition.name):
-                    work.tasks.run(work.runner.family[condition.model]).save(part)
-                count = advance
-            found[condition.name] = HarnessRun.load(part)
-            count(1, condition=condition.name)
-    return found
+        advance.found(len(work.conditions) - len(waiting))
+        for condition, found in zip(waiting, in_turns(run, waiting), strict=True):
+            found.save(parts[condition.name])
+            advance(1, condition=condition.name)
+    return {name: HarnessRun.load(part) for name, part in parts.items()}
 
 
 def _results(work: HarnessWork, found: Found) -> HarnessResults:

@@ -31,8 +31,8 @@ def limit(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
             if ids.numel() > most:
                 raise torch.OutOfMemoryError(f"CUDA out of memory. {ids.numel()} tokens\nand a long report")
 
-        def limited(self: LanguageModel) -> Any:
-            model = load(self)
+        def limited(self: LanguageModel, attention: str = "eager") -> Any:
+            model = load(self, attention)
             model.register_forward_pre_hook(refuse, with_kwargs=True)
             return model
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from mechprobe.cache.config import CacheConfig
+from mechprobe.cache.config import CacheConfig, StoreDtype
 from mechprobe.cache.harvest import collect, forward_batches
 from mechprobe.cache.stage import cache_activations
 from mechprobe.cache.store.activation_store import ActivationStore
@@ -125,6 +125,77 @@ def test_rows_are_stored_while_the_next_batch_runs(
         ModelFamily.load({"base": llama_family["base"]}), PROMPTS, out=tmp_path / "slow", config=CONFIG
     )
     assert h5_hashes(store) == h5_hashes(expected)
+
+
+class OnCard(torch.Tensor):
+    """A flag that says it is on a GPU, where reading it would make the host wait."""
+
+    device = torch.device("cuda")  # pyright: ignore[reportAssignmentType]
+    n_read = 0
+
+    def __bool__(self) -> bool:
+        raise AssertionError("the host waits for a batch")
+
+    def tolist(self) -> list[bool]:
+        OnCard.n_read += 1
+        return self.as_subclass(torch.Tensor).tolist()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+@pytest.mark.parametrize("on_card", [False, True], ids=["host", "card"])
+def test_finiteness_is_read_once_a_shard_and_the_first_bad_sequence_is_named(
+    on_card: bool, dtype: StoreDtype, llama_family: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family = ModelFamily.load({"base": llama_family["base"]})
+    sites = ("resid_post.0", SITE)
+    config = CONFIG.model_copy(update={"sites": sites, "dtype": dtype})
+    start, real = forward_batches.start_storing, forward_batches.residuals_plain
+    monkeypatch.setattr(OnCard, "n_read", 0)
+
+    def flagged(*args: Any) -> Callable[[], tuple[np.ndarray, torch.Tensor]]:
+        end = start(*args)
+        return lambda: (lambda rows, fit: (rows, fit.as_subclass(OnCard)))(*end())
+
+    if on_card:
+        monkeypatch.setattr(forward_batches, "start_storing", flagged)
+    store = cache_activations(family, PROMPTS, out=tmp_path / "good", config=config)
+    if on_card:
+        assert OnCard.n_read == len(sites) * len(store.stream.shards) > 2
+    shard = [store.sequence(index) for index in store.stream.shards[1].sequences]
+    longest, shortest = (choose(shard, key=lambda sequence: len(sequence.ids)) for choose in (max, min))
+
+    def broken(model: Any, ids: torch.Tensor, mask: torch.Tensor, wanted: Any) -> dict[Any, torch.Tensor]:
+        resid = real(model, ids, mask, wanted)
+        for bad in (longest, shortest):
+            hit = (ids[:, : len(bad.ids)] == torch.tensor(bad.ids)).all(1) if ids.shape[1] >= len(bad.ids) else []
+            for row in range(len(ids)):
+                if len(hit) and hit[row]:
+                    resid[wanted[1]][row, len(bad.ids) - 1] = float("nan")
+        return resid
+
+    monkeypatch.setattr(forward_batches, "residuals_plain", broken)
+    monkeypatch.setattr(collect, "choose_reader", lambda *_: forward_batches.ModelReader("plain"))
+    message = rf"Model base, resid_post\.1, sequence '{shortest.id}': .* not finite"
+    with pytest.raises(StoreError, match=message):
+        cache_activations(family, PROMPTS, out=tmp_path / "bad", config=config)
+    assert len(list((tmp_path / "bad").rglob("shard_*.h5"))) == 1, "the shard before is kept"
+
+
+def test_values_that_are_finite_when_they_are_computed_again_name_the_sequences_of_the_batch(
+    llama_family: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, n_batches = forward_batches.residuals_plain, 0
+
+    def once(*args: Any) -> dict[Any, torch.Tensor]:
+        nonlocal n_batches
+        n_batches += 1
+        return {site: values * (float("nan") if n_batches == 1 else 1.0) for site, values in real(*args).items()}
+
+    monkeypatch.setattr(forward_batches, "residuals_plain", once)
+    monkeypatch.setattr(collect, "choose_reader", lambda *_: forward_batches.ModelReader("plain"))
+    family = ModelFamily.load({"base": llama_family["base"]})
+    with pytest.raises(StoreError, match=r"Model base, resid_post\.1: .*sequences '\d+'.* but not when"):
+        cache_activations(family, PROMPTS, out=tmp_path / "bad", config=CONFIG)
 
 
 class Watched(ActivationStore):

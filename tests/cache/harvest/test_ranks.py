@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 
 from mechprobe.cache.config import CacheConfig
-from mechprobe.cache.harvest.parts import cache_part
+from mechprobe.cache.harvest.parts import cache_part, parse_part
 from mechprobe.cache.stage import cache_activations
 from mechprobe.cache.store.activation_store import ActivationStore
 from mechprobe.errors import ArtifactError, ConfigError, StoreError
+from mechprobe.launcher import ranks_of_environment
+from mechprobe.models.devices import local_device
 from mechprobe.models.family import ModelFamily
-from mechprobe.ranks import Ranks, local_device, parse_part, ranks_of_environment
+from mechprobe.ranks import Ranks
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIG = CacheConfig(

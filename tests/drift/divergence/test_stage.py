@@ -16,7 +16,7 @@ import torch
 import mechprobe as mp
 from mechprobe.cache.config import StoreSubset
 from mechprobe.cache.store.token_file import read_tokens
-from mechprobe.cli.app import main
+from mechprobe.cli import main
 from mechprobe.drift import DivergenceResult, DriftConfig
 from mechprobe.drift.divergence import parts
 from mechprobe.errors import ArtifactError, ConfigError, ModelError, StoreError

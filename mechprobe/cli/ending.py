@@ -1,0 +1,120 @@
+"""How a command ends: an error is one sentence on stderr and exit code 2."""
+
+import errno
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from mechprobe.errors import EndedElsewhereError, OutOfMemoryError, UserError, first_line, lack_of_memory
+
+INTERRUPTED = 130
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_SAYS_FULL = ("no space left", "disk quota exceeded")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 2 an error that the user can fix, 130 interrupted."""
+    try:
+        with _quiet_without_memory():
+            return _run(list(sys.argv[1:] if argv is None else argv))
+    except EndedElsewhereError as error:
+        return error.exit_code
+    except KeyboardInterrupt:
+        return _interrupted()
+    except (SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # a panic of a library in Rust is no Exception
+        sentence = _sentence(error)
+        if sentence is None:
+            raise
+        return _fail(sentence)
+
+
+def _run(argv: list[str]) -> int:
+    # Imported here, because memory can run out even for the imports of the commands.
+    import typer
+
+    from mechprobe.cli.app import app, spread
+    from mechprobe.launcher import expect_end
+    from mechprobe.memory import forget_limits
+    from mechprobe.progress import forget_told
+
+    expect_end()
+    forget_told()
+    forget_limits()
+    try:
+        code = app(spread(argv), standalone_mode=False)
+    except typer.Abort:
+        return _interrupted()
+    if code == INTERRUPTED:  # typer turns Ctrl-C into this exit code
+        return _interrupted()
+    return code if isinstance(code, int) else 0
+
+
+def _sentence(error: BaseException) -> str | None:
+    """The message for an error that the user can fix; None for a defect of mechprobe."""
+    lack = lack_of_memory(error)
+    if isinstance(error, UserError):
+        below = (
+            ""
+            if lack is None or isinstance(error, OutOfMemoryError)
+            else f"; memory ran out there ({first_line(lack)})"
+        )
+        return f"{str(error).removesuffix('.')}{below}, so free memory first." if below else str(error)
+    if lack is not None:
+        return (
+            f"memory ran out ({first_line(lack)}); free memory, raise its limit, or lower the batch size or the dtype of the models, "
+            "and run the same command again."
+        )
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return "no command was given; see `mechprobe --help`."
+    usage = getattr(error, "format_message", None)
+    if usage is not None:
+        context = getattr(error, "ctx", None)
+        command = getattr(context, "command_path", None) or "mechprobe"
+        return f"{usage().rstrip('.')}; see `{command} --help`."
+    return _of_system(error)
+
+
+def _of_system(error: BaseException) -> str | None:
+    number, path = (error.errno, error.filename) if isinstance(error, OSError) else (None, None)
+    if number in _FULL or any(words in str(error).lower() for words in _SAYS_FULL):
+        return f"the disk is full{f' at {path}' if path else ''}; free space and run the same command again."
+    if number == errno.EAGAIN:
+        return "the system allows no more processes; raise `ulimit -u`, or end others, and run the same command again."
+    return None if path is None else f"{path}: {error.strerror}."  # type: ignore[attr-defined]
+
+
+@contextmanager
+def _quiet_without_memory() -> Iterator[None]:
+    """Without memory, also threads and destructors fail. Their tracebacks are not shown, because the command's sentence says it."""
+    before = sys.unraisablehook, threading.excepthook
+
+    def unless_memory(show: Callable[[Any], object]) -> Callable[[Any], None]:
+        def hook(raised: Any) -> None:
+            if lack_of_memory(raised.exc_value) is None:
+                show(raised)
+
+        return hook
+
+    sys.unraisablehook, threading.excepthook = unless_memory(before[0]), unless_memory(before[1])
+    try:
+        yield
+    finally:
+        sys.unraisablehook, threading.excepthook = before
+
+
+def _fail(sentence: str) -> int:
+    launcher = sys.modules.get("mechprobe.launcher")  # absent where memory ran out for the imports
+    if launcher is None or launcher.speaks():
+        sys.stderr.write(f"mechprobe: {' '.join(sentence.split())}\n")
+    return 2
+
+
+def _interrupted() -> int:
+    if os.environ.get("RANK", "0") == "0":  # Ctrl-C reaches all processes of a launcher
+        sys.stderr.write("mechprobe: interrupted; run the same command again to resume.\n")
+    return INTERRUPTED
