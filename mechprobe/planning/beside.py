@@ -57,12 +57,13 @@ def _drift(scene: Scene, plan: Plan) -> StageCost:
     n_layers = base.n_layers
     meter.double_products(len(tuned) * n_layers * 3 * config.positions**2 * base.d_model)
     meter.work("eigen", len(shapes) * n_layers * min(config.positions, base.d_model) ** 3)
-    window = everything * formulas.FLOAT * base.d_model
-    held = 2 * scene.weights + min(window, 1 << 30) + _DRIFT_CHUNKS * formulas.FLOAT * (1 << 24)
-    held += formulas.activation_bytes(
-        base, scene.dtype, max(1, config.batch_tokens // max(1, round(length))), round(length)
-    )
-    meter.hold(device=held, host=scene.stream_bytes)
+    rows = max(1, config.batch_tokens // max(1, round(length)))
+    chunk = min(1 << 24, rows * round(length) * base.n_ids)
+    held = 2 * scene.weights + min(everything * formulas.FLOAT * base.d_model, 1 << 30)
+    held += _DRIFT_CHUNKS * formulas.FLOAT * chunk + formulas.activation_bytes(base, scene.dtype, rows, round(length))
+    sequences = scene.work.sequences / max(1, len(scene.config.cache.responses))
+    sums = 8 * sequences * (len(tuned) * _GROUPS * _METRICS + config.draws)
+    meter.hold(device=held, host=scene.stream_bytes + sums)
     return meter.cost(devices=scene.devices, known=scene.known, note=f"{len(tuned)} models against {config.base}")
 
 
