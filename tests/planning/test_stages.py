@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks import plan_against_runs
-from mechprobe.cli.app import main
+from mechprobe.cli import main
 from mechprobe.planning import formulas
 from mechprobe.planning.beside import SIDE, dictionary_seeds
 from mechprobe.planning.cards import CARDS
