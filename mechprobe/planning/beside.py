@@ -67,7 +67,7 @@ def _drift(scene: Scene, plan: Plan) -> StageCost:
     return meter.cost(devices=scene.devices, known=scene.known, note=f"{len(tuned)} models against {config.base}")
 
 
-def _read(meter: Meter, shape: ModelShape, tokens: float, length: float, batch_tokens: int = 4096) -> None:
+def _read(meter: Meter, shape: ModelShape, tokens: int | float, length: int | float, batch_tokens: int = 4096) -> None:
     """Load a model and run it on sequences."""
     meter.load(shape)
     meter.work("loaded", 1)

@@ -34,8 +34,8 @@ class TrainingWork:
     steps: int
     responses: int
     micro: int
-    prompt: float
-    response: float
+    prompt: int | float
+    response: int | float
     sampled: int
     trained: int
     saved: int

@@ -64,7 +64,7 @@ FEW, FULL = 16, {"cpu": 1024, "cuda": 8192}
 """Tokens of the calls whose rates are measured: those of a generation step, and those of a full batch."""
 
 
-def _between(known: dict[int, float], place: float) -> float:
+def _between(known: dict[int, float], place: int | float) -> float:
     """The value at a place, linear between known ones in logarithms of both, and constant outside."""
     points = sorted((math.log(size), math.log(value)) for size, value in known.items())
     at = math.log(place)
@@ -121,7 +121,7 @@ class Rates:
     context: int = 0
     made: dict[str, Any] = field(default_factory=dict)
 
-    def block_rate(self, dtype: str, width: int, n_tokens: float = float("inf")) -> float:
+    def block_rate(self, dtype: str, width: int, n_tokens: int | float = float("inf")) -> float:
         """FLOP per second of blocks of a width on calls of ``n_tokens``.
 
         The rate is interpolated between the measured widths, in logarithms, and the time of a call between `FEW` and `FULL` tokens.
@@ -190,7 +190,8 @@ class Rates:
             raise ConfigError(
                 f"{path} is no calibration of this version; make it again with `mechprobe bench --calibrate`."
             )
-        return cls(**{name: data[name] for name in known})
+        pairs = {dtype: {width: tuple(pair) for width, pair in row.items()} for dtype, row in data["blocks"].items()}
+        return cls(**{name: data[name] for name in known} | {"blocks": pairs})
 
 
 def default_place() -> Path:

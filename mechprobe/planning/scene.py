@@ -146,6 +146,6 @@ class Scene:
         """Number of tasks, at least one."""
         return max(1, self.work.tasks)
 
-    def batches(self, n: float, batch: int) -> int:
+    def batches(self, n: int | float, batch: int) -> int:
         """Batches of ``n`` prompts."""
         return max(1, ceil(n / batch))

@@ -24,11 +24,11 @@ class StageCost:
     """
 
     stage: str
-    flop: float
+    flop: int | float
     device_bytes: int
     host_bytes: int
     disk_bytes: int
-    seconds: float | None
+    seconds: int | float | None
     devices: int = 1
     note: str = ""
 

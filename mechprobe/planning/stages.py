@@ -144,14 +144,14 @@ def divides_latents(scene: Scene) -> bool:
     return getattr(scene.dictionary[1], "divide", "latents") == "latents"
 
 
-def encode(scene: Scene, meter: Meter, rows: float, n_readouts: int) -> None:
+def encode(scene: Scene, meter: Meter, rows: int | float, n_readouts: int) -> None:
     """Features of rows under several read-outs, and sums over them."""
     meter.products(n_readouts * formulas.encode_flop(scene.d_all, scene.d_sae, rows))
     meter.select(n_readouts * rows * scene.d_sae)
     meter.move(12 * n_readouts * rows * scene.d_sae * formulas.FLOAT)  # sums over latents (ours)
 
 
-def splice(scene: Scene, meter: Meter, n_samples: float) -> None:
+def splice(scene: Scene, meter: Meter, n_samples: int | float) -> None:
     """Cross-entropy of held-out samples, clean and with reconstructions in every model."""
     config, length = scene.config, scene.length
     for each in scene.shapes.values():
@@ -170,7 +170,7 @@ def spliced_memory(scene: Scene, shape: ModelShape) -> int:
     return passed + formulas.loss_bytes(shape, scene.dtype, rows * length, scene.rates.device)
 
 
-def contexts(scene: Scene, meter: Meter, rows: float) -> None:
+def contexts(scene: Scene, meter: Meter, rows: int | float) -> None:
     """Contexts and promoted tokens of every live feature: one more pass for random rows, and one through the unembeddings."""
     meter.check(scene.mapped_bytes)
     encode(scene, meter, min(rows, scene.config.features.quantile_rows or rows), 1)
@@ -251,7 +251,7 @@ def _select(scene: Scene) -> StageCost:
     return meter.cost(devices=scene.devices, known=scene.known, note=note)
 
 
-def _gradients(scene: Scene, meter: Meter, tokens: float, length: float, upper: int) -> None:
+def _gradients(scene: Scene, meter: Meter, tokens: int | float, length: int | float, upper: int) -> None:
     """A ranking by gradients: clean passes of base and tuned, the path of the tuned model, and sums over positions in float64."""
     work, steps, shape = scene.work, scene.config.select.steps, scene.largest
     meter.load(shape, 3 * scene.n_tasks)

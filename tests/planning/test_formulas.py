@@ -51,7 +51,7 @@ def test_crosscoder_by_hand() -> None:
 
 
 def test_rates_are_interpolated_between_measured_widths() -> None:
-    rates = replace(Rates.of_card(CARDS["H100"]), blocks={"float32": {"100": 1e9, "10000": 1e11}})
+    rates = replace(Rates.of_card(CARDS["H100"]), blocks={"float32": {"100": (1e9, 1e9), "10000": (1e11, 1e11)}})
     assert rates.block_rate("float32", 1000) == pytest.approx(1e10)
     assert rates.block_rate("float32", 10) == pytest.approx(1e9)
     assert rates.block_rate("bfloat16", 10**6) == pytest.approx(1e11)
