@@ -205,3 +205,10 @@ def short_repr(value: object, most: int = 60) -> str:
     except Exception:  # noqa: BLE001 - a type of the user, or a number of 5,000 digits
         return f"a value of {type(value).__name__}"
     return text if len(text) <= most else f"{text[:most]}..."
+
+
+def duration(seconds: float) -> str:
+    """Seconds in a suitable unit: ``0.4 s``, ``119 s``, ``12 min``, ``3.5 h``, ``2.1 days``."""
+    units = (("days", 86400.0), ("h", 3600.0), ("min", 60.0))
+    unit, size = next((item for item in units if seconds >= 2 * item[1]), ("s", 1.0))
+    return f"{seconds / size:.2g} {unit}" if seconds < 10 * size else f"{seconds / size:.0f} {unit}"

@@ -10,7 +10,7 @@ from mechprobe.cache.store.activation_store import ActivationStore
 from mechprobe.cache.store.dtypes import LARGEST_CODE, STORED_AS, row_bytes
 from mechprobe.display import Displayed
 from mechprobe.errors import StoreError
-from mechprobe.formatting import byte_size
+from mechprobe.formatting import byte_size, duration
 from sae_training.weights import FAR
 
 _MARGIN = 1.02
@@ -180,10 +180,3 @@ def far_sentence(store: ActivationStore) -> str:
         return f"{found}, {place} of their sequences (attention sinks); set cache.drop_first_positions={far.first_positions}."
     texts = ", ".join(f"{text!r} ({count:,})" for text, count in far.tokens[:3])
     return f"{found}, at scattered tokens such as {texts}; set cache.drop_norm_above={FAR:g}."
-
-
-def duration(seconds: float) -> str:
-    """Seconds in a suitable unit: ``0.4 s``, ``119 s``, ``12 min``, ``3.5 h``, ``2.1 days``."""
-    units = (("days", 86400.0), ("h", 3600.0), ("min", 60.0))
-    unit, size = next((item for item in units if seconds >= 2 * item[1]), ("s", 1.0))
-    return f"{seconds / size:.2g} {unit}" if seconds < 10 * size else f"{seconds / size:.0f} {unit}"

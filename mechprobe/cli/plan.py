@@ -1,9 +1,12 @@
 """``mechprobe plan`` and ``mechprobe bench``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from mechprobe.planning.rates import Rates
 
 Config = Annotated[Path | None, typer.Option("--config", "-c", help="Settings of the run (TOML).")]
 Set = Annotated[
@@ -98,26 +101,32 @@ def bench(calibrate: Calibrate = False, device: Device = "cpu", out: Out = None,
     if not calibrate:
         raise ConfigError("bench does one thing: give --calibrate. Scripts in benchmarks/ measure the rest.")
     place = out or default_place()
-    require_creatable(place)
+    require_creatable(place.parent)
     with activity(f"measuring {device}"):
         rates = measure(device)
     rates.save(place)
     if as_json:
         say_json({"file": str(place), **asdict(rates)})
         return
+    for line in _rate_lines(rates):
+        say(line)
+    say(f"\nWritten to {place}\nNext: mechprobe plan --config FILE")
+
+
+def _rate_lines(rates: "Rates") -> list[str]:
+    """The main rates of a calibration."""
     blocks = "; ".join(
-        f"{dtype} " + ", ".join(f"{rate / 1e9:,.0f} at width {width}" for width, rate in row.items())
+        f"{dtype} "
+        + ", ".join(f"{few / 1e9:,.0f}–{full / 1e9:,.0f} at width {width}" for width, (few, full) in row.items())
         for dtype, row in rates.blocks.items()
     )
-    say(
-        f"{rates.name}, {rates.made['threads']} threads, load {rates.made['load'][0]:g}, measured in {rates.made['seconds']:.0f} s"
-    )
-    say(f"blocks    GFLOP/s in {blocks}")
-    say(f"training  {rates.training / 1e9:,.0f} GFLOP/s of a crosscoder's step")
-    say(
-        f"memory    {rates.bandwidth / 1e9:.1f} GB/s; disk {rates.write / 1e6:,.0f} MB/s written, {rates.read / 1e6:,.0f} read"
-    )
-    say(
-        f"calls     {1e6 * rates.call_s:.0f} µs a block, {1e3 * rates.step_s:.2f} ms a generation step; start {rates.start_s:.1f} s"
-    )
-    say(f"\nWritten to {place}\nNext: mechprobe plan --config FILE")
+    units, made = rates.units, rates.made
+    return [
+        f"{rates.name}, {made['threads']} threads, load {made['load'][0]:g}, measured in {made['seconds']:.0f} s",
+        f"blocks    GFLOP/s on few and many tokens in {blocks}",
+        f"training  {rates.training / 1e9:,.0f} GFLOP/s of a crosscoder's step, {1e9 * rates.selection:.2g} ns a score",
+        f"memory    {rates.bandwidth / 1e9:.1f} GB/s; disk {rates.write / 1e6:,.0f} MB/s written, {rates.read / 1e6:,.0f} read",
+        f"calls     {1e6 * rates.call_s:.0f} µs a block, {1e3 * rates.step_s:.2f} ms a generation step",
+        f"start     {rates.started('program', 'models'):.1f} s, {rates.holds('program', 'models') / 1e6:,.0f} MB with a model library",
+        f"host      {1e3 * units['record']:.2g} ms a response, {units['figure']:.2g} s a figure, {units['loaded']:.2g} s to load a small model",
+    ]

@@ -10,6 +10,7 @@ import typer
 from mechprobe.cli.long_running import long_running
 
 if TYPE_CHECKING:
+    from mechprobe.planning.stage_cost import StageCost
     from mechprobe.posttrain.arm import Arm
     from mechprobe.posttrain.config import PosttrainConfig
     from mechprobe.posttrain.result import KlMatch, PosttrainResult
@@ -186,7 +187,9 @@ def _run(
     if dry_run:
         Stage.check(found.folder, force=force, remake="refused", name=STAGE, config=found.identity, models=found.models)
         planned = plan_of(found)
-        say_json(planned) if as_json else say("\n".join([*plan_lines(found, planned), "Nothing was written."]))
+        cost, lines = cost_of(found, planned)
+        planned["cost"] = [cost.to_dict()]
+        say_json(planned) if as_json else say("\n".join([*plan_lines(found, planned), *lines, "Nothing was written."]))
         return
     result = train(found, force=force)
     if n_processes()[0]:
@@ -221,6 +224,37 @@ def plan_of(arm: "Arm") -> dict[str, Any]:
         "state_bytes": None if config.lora else n_all * 4 * 3 * 2,
         "flops": 6 * n_all * longest * config.responses_per_step * n_steps,
     }
+
+
+def cost_of(arm: "Arm", planned: dict[str, Any]) -> "tuple[StageCost, list[str]]":
+    """FLOP, memory, disk and time of a training on this machine, also as lines."""
+    from statistics import fmean
+
+    from mechprobe.planning.posttraining import TrainingWork, training_cost
+    from mechprobe.planning.rates import NOT_MEASURED, rates_here
+    from mechprobe.planning.shapes import ModelShape
+    from mechprobe.planning.stage_cost import table
+    from mechprobe.posttrain.training import micro_batches
+
+    config, own = arm.config, getattr(arm.config, "on_policy", None)
+    written = arm.method == "grpo" or own is not None
+    rates, known = rates_here(arm.base.device)
+    work = TrainingWork(
+        method=arm.method,
+        steps=arm.n_steps,
+        responses=config.responses_per_step,
+        micro=micro_batches(config, arm.processes)[0],
+        prompt=fmean(len(item.prompt_ids) for item in arm.examples),
+        response=config.max_new_tokens if written else fmean(len(item.response_ids) for item in arm.examples),
+        sampled=0 if own is None else own.n * len(arm.examples),
+        trained=planned["trained"],
+        saved=1 + len(planned["checkpoints"]),
+        states=arm.n_steps // config.state_every,
+        again=config.gradient_checkpointing,
+        adapters=config.lora is not None,
+    )
+    cost = training_cost(ModelShape.of(arm.base.config), work, rates, known=known)
+    return cost, [*table([cost], rates), *([] if known else [NOT_MEASURED])]
 
 
 def plan_lines(arm: "Arm", planned: dict[str, Any]) -> list[str]:

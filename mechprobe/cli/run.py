@@ -48,7 +48,7 @@ def run(shared: Shared, out: Out = None, until: Until = None, dictionary_seeds: 
     require_run_folder(chain)
     if shared.dry_run:
         with activity("planning"):
-            planned = with_cost(chain, "run", plan_run(chain, dictionary_seeds))
+            planned = with_cost(chain, plan_run(chain, dictionary_seeds))
         say_plan(planned, as_json=shared.as_json)
         return
     if not chain.layout.run_file.is_file():

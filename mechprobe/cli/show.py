@@ -1,15 +1,19 @@
 """``mechprobe show`` and ``mechprobe report``: what a run found, on the terminal and as a page."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mechprobe.cli import options
 from mechprobe.cli.shared_options import DEFAULT_RUN
 
+if TYPE_CHECKING:
+    from mechprobe.run_layout import RunLayout
+
 Folder = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")]
 RunFolder = Annotated[Path, typer.Option("--run", "-r", help="Run folder.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done and its cost. Write nothing.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print the whole report as text.")]
 
 
@@ -41,11 +45,17 @@ def show_lines(folder: Path, *, verbose: bool = False) -> list[str]:
     return plain_lines(report_markdown(folder).splitlines())
 
 
-def report(run: RunFolder = DEFAULT_RUN, as_json: options.Json = False) -> None:
+def report(run: RunFolder = DEFAULT_RUN, as_json: options.Json = False, dry_run: DryRun = False) -> None:
     """Write one page with the verdict, the numbers and the figures of a run; it needs neither the models nor torch."""
     from mechprobe.cli.printing import say, say_json
     from mechprobe.files import read_json
-    from mechprobe.report.stage import report as write_report
+    from mechprobe.report.stage import check_results, report as write_report
+    from mechprobe.run_layout import RunLayout
+
+    if dry_run:
+        check_results(run)
+        _plan_report(RunLayout(run), as_json=as_json)
+        return
 
     page = write_report(run)
     content = read_json(page.with_name("report.json"))
@@ -58,3 +68,19 @@ def report(run: RunFolder = DEFAULT_RUN, as_json: options.Json = False) -> None:
     say(f"\nWritten to {page} (with report.md, report.json and figures/)")
     if (explorer := page.parent / "features" / "index.html").is_file():
         say(f"Every live feature: {explorer}")
+
+
+def _plan_report(layout: "RunLayout", *, as_json: bool) -> None:
+    """Print what a report of a run folder costs here."""
+    from mechprobe.cli.printing import say, say_json
+    from mechprobe.planning.page import report_of
+    from mechprobe.planning.rates import NOT_MEASURED, rates_here
+    from mechprobe.planning.stage_cost import table
+
+    rates, known = rates_here("cpu")
+    cost = report_of(layout, rates, known=known)
+    if as_json:
+        say_json({"stage": "report", "folder": str(layout.report), "cost": [cost.to_dict()]})
+        return
+    lines = table([cost], rates) + ([] if known else [NOT_MEASURED])
+    say("\n".join([*lines, "Nothing was written."]))

@@ -36,7 +36,7 @@ def carry_out(
     if shared.dry_run:
         require_creatable(folder)
         with activity("planning"):
-            planned = with_cost(run, stage, plan_upstream(run, stage, folder) or plan())
+            planned = with_cost(run, plan_upstream(run, stage, folder) or plan())
         say_plan(planned, as_json=shared.as_json)
         return None
     require_same_run(run)
@@ -75,13 +75,13 @@ def _named(models: dict[str, str]) -> str:
     return ", ".join(f"{name}={path}" for name, path in models.items())
 
 
-def with_cost(run: "Run", stage: str, plan: "Plan") -> "Plan":
+def with_cost(run: "Run", plan: "Plan") -> "Plan":
     """A plan with FLOP, memory, disk and time of its stage, or of the chain, on this machine."""
     from dataclasses import replace
 
     from mechprobe.pipeline.costs import cost_lines
 
-    lines, data = cost_lines(run, stage)
+    lines, data = cost_lines(run, plan.stage, plan.data)  # `intervene --task` plans the stage harness
     return replace(plan, lines=[*plan.lines, *lines], data={**plan.data, **data})
 
 

@@ -1,11 +1,8 @@
 """``mechprobe bench --calibrate``: the rates of this machine, in less than a minute."""
 
 import datetime
-import json
 import os
 import platform
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -14,29 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from mechprobe.errors import ModelError
-from mechprobe.planning.formulas import FLOAT, crosscoder_weights, forward_flop, optimizer_bytes, sparse_step_flop
-from mechprobe.planning.rates import Rates
+from mechprobe.planning.formulas import FLOAT, crosscoder_weights, encode_flop, forward_flop, optimizer_bytes
+from mechprobe.planning.kits import measure_kits
+from mechprobe.planning.rates import FEW, FULL, Rates
 from mechprobe.planning.shapes import ModelShape
+from mechprobe.planning.units import measure_units, small_tokenizer
 
 _WIDTHS = {"cpu": (128, 384, 1024), "cuda": (1024, 4096)}
-_TOKENS, _LENGTH = {"cpu": 1024, "cuda": 8192}, 64
+_LENGTH = 64
 _PROBE_BYTES = 1 << 27
 _SECONDS = 1.0
-_IMPORTS = """
-import json, resource, sys, time
-def held():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-import mechprobe.pipeline.plans, torch
-found = {"program": held()}
-import pandas, pyarrow.parquet
-from transformers import AutoModelForCausalLM, LlamaConfig
-sizes = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, vocab_size=64)
-AutoModelForCausalLM.from_config(LlamaConfig(**sizes))
-found["models"] = held()
-import transformer_lens.model_bridge
-found["bridge"] = held()
-print(json.dumps(found))
-"""
 
 
 def calibrate(device: str = "cpu") -> Rates:
@@ -54,18 +38,23 @@ def calibrate(device: str = "cpu") -> Rates:
     if kind not in _WIDTHS:
         raise ModelError(f"Device '{device}' cannot be calibrated; give cpu or cuda.")
     began, load = time.monotonic(), os.getloadavg()[0]
-    start_s, held = _imports()
+    start_s, held = measure_kits()
     dtypes = ("float32", "bfloat16")
     bandwidth = _bandwidth(device)
+    training, sparse, selection = _training(device, bandwidth)
     write, read = _disk()
     call_s, step_s = _calls(device)
-    blocks = {dtype: {str(width): _block_rate(device, dtype, width) for width in _WIDTHS[kind]} for dtype in dtypes}
+    blocks = {
+        dtype: {str(width): _block_rate(device, dtype, width, call_s) for width in _WIDTHS[kind]} for dtype in dtypes
+    }
     return Rates(
         name=_device_name(kind),
         device="cuda" if kind == "cuda" else "cpu",
         source="measured",
         blocks=blocks,
-        training=_training(device, bandwidth),
+        training=training,
+        sparse=sparse,
+        selection=selection,
         bandwidth=bandwidth,
         call_s=call_s,
         step_s=step_s,
@@ -73,7 +62,8 @@ def calibrate(device: str = "cpu") -> Rates:
         read=read,
         copy=_copy(device) if kind == "cuda" else bandwidth,
         start_s=start_s,
-        **held,
+        held=held,
+        units=measure_units(),
         memory=torch.cuda.get_device_properties(device).total_memory if kind == "cuda" else _host_memory(),
         context=0,
         made={
@@ -102,16 +92,6 @@ def _host_memory() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _imports() -> tuple[float, dict[str, int]]:
-    """Seconds of a process that imports what a stage imports, and bytes that it holds at three points."""
-    began = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", _IMPORTS], capture_output=True, text=True, check=False)
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]  # a killed process says nothing
-        raise ModelError(f"The stages cannot be imported ({said[-1]}); see `mechprobe doctor`.")
-    return time.monotonic() - began, json.loads(done.stdout.splitlines()[-1])
-
-
 def _best(work: Callable[[], Any], device: str, *, seconds: float = _SECONDS) -> float:
     """Seconds of the fastest call; the first one, which chooses kernels, does not count."""
     import torch
@@ -134,7 +114,7 @@ def _model(device: str, dtype: str, width: int, n_layers: int) -> tuple[Any, Mod
 
     config = LlamaConfig(
         hidden_size=width, intermediate_size=3 * width, num_hidden_layers=n_layers, num_attention_heads=max(1, width // 64),
-        num_key_value_heads=max(1, width // 64), vocab_size=64,
+        num_key_value_heads=max(1, width // 64), vocab_size=512,
     )  # fmt: skip
     model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), attn_implementation="eager").to(
         device
@@ -142,32 +122,38 @@ def _model(device: str, dtype: str, width: int, n_layers: int) -> tuple[Any, Mod
     return model.eval(), ModelShape.of(config)
 
 
-def _block_rate(device: str, dtype: str, width: int) -> float:
-    """FLOP per second of two blocks on a full batch, everything in them included."""
+def _block_rate(device: str, dtype: str, width: int, call_s: float) -> tuple[float, float]:
+    """FLOP per second of two blocks on few tokens and on a full batch, without the time of calls."""
     import torch
 
     model, shape = _model(device, dtype, width, 2)
-    kind = torch.device(device).type
-    ids = torch.zeros(_TOKENS[kind] // _LENGTH, _LENGTH, dtype=torch.int64, device=device)
+    full = (FULL[torch.device(device).type] // _LENGTH, _LENGTH)
+    rates = []
     with torch.no_grad():
-        taken = _best(lambda: model.model(ids, use_cache=False), device)
-    return forward_flop(shape, ids.numel(), _LENGTH) / taken
+        for rows, length in ((FEW, 1), full):
+            ids = torch.zeros(rows, length, dtype=torch.int64, device=device)
+            taken = _best(lambda ids=ids: model.model(ids, use_cache=False), device, seconds=_SECONDS / 2)
+            rates.append(forward_flop(shape, ids.numel(), length) / max(taken - 2 * call_s, taken / 4))
+    return rates[0], rates[1]
 
 
 def _calls(device: str) -> tuple[float, float]:
     """Seconds of a block call and of a generation step, in a model too small to matter."""
     import torch
 
+    from mechprobe.models.generation import generate
+
     deep, _ = _model(device, "float32", 64, 12)
     flat, _ = _model(device, "float32", 64, 2)
-    ids = torch.zeros(1, 1, dtype=torch.int64, device=device)
+    ids, tokenizer = torch.zeros(1, 1, dtype=torch.int64, device=device), small_tokenizer()
     with torch.no_grad():
         both = [
             _best(lambda model=model: model.model(ids, use_cache=False), device, seconds=0.5) for model in (deep, flat)
         ]
         call = max(1e-6, (both[0] - both[1]) / 10)
-        options = {"do_sample": False, "max_new_tokens": 32, "min_new_tokens": 32, "pad_token_id": 0}
-        whole = _best(lambda: flat.generate(ids, attention_mask=torch.ones_like(ids), **options), device, seconds=0.5)
+        flat.generation_config.eos_token_id = None
+        options = {"max_new_tokens": 32, "end_ids": ()}
+        whole = _best(lambda: generate(flat, tokenizer, [[0]], **options), device, seconds=0.5)
     return call, max(1e-6, whole / 32 - 2 * call)
 
 
@@ -205,19 +191,34 @@ def _disk() -> tuple[float, float]:
         return write, len(data) / (time.perf_counter() - began)
 
 
-def _training(device: str, bandwidth: float) -> float:
-    """FLOP per second of the products of a crosscoder's step, without the time of its optimizer."""
+def _training(device: str, bandwidth: float) -> tuple[float, float, float]:
+    """FLOP per second of dense and of sparse products of a crosscoder's step, and its seconds for a score, without its optimizer.
+
+    Steps of two widths differ in all products, and steps of two numbers of latents in dense products and scores.
+    """
+    import torch
+
+    wide, d_sae, k, batch = (256, 4096, 32, 512) if torch.device(device).type == "cpu" else (2048, 16384, 64, 4096)
+    sizes = ((wide, d_sae), (wide // 4, d_sae), (wide, d_sae // 4))
+    whole, narrow, small = (_step(device, width, latents, k, batch, bandwidth) for width, latents in sizes)
+    by_latents = (whole - small) * 4 / 3
+    sparse = max(whole - by_latents, whole / 100)
+    dense = max((whole - narrow) * 4 / 3 - sparse, whole / 10)
+    scores = max(by_latents - dense, 0.0)
+    d_all = 3 * wide
+    return encode_flop(d_all, d_sae, batch) / dense, 8 * d_all * k * batch / sparse, scores / (batch * d_sae)
+
+
+def _step(device: str, d_model: int, d_sae: int, k: int, batch: int, bandwidth: float) -> float:
     import torch
 
     from sae_training import CrosscoderConfig, TrainConfig
     from sae_training.crosscoder import Crosscoder
     from sae_training.trainer import Trainer
 
-    d_model, d_sae, k, batch = (256, 4096, 32, 512) if torch.device(device).type == "cpu" else (2048, 16384, 64, 4096)
     crosscoder = Crosscoder(CrosscoderConfig(n_models=3, d_model=d_model, d_sae=d_sae, k=k)).to(device)
     trainer = Trainer(crosscoder, TrainConfig(n_tokens=10**6, batch_size=batch))
     x = torch.randn(batch, 3, d_model, generator=torch.Generator().manual_seed(0)).to(device)
     trainer.set_up([x])
     taken = _best(lambda: trainer.step(x), device)
-    products = taken - optimizer_bytes(crosscoder_weights(3 * d_model, d_sae)) / bandwidth
-    return sparse_step_flop(3 * d_model, d_sae, k, batch) / max(products, taken / 4)
+    return max(taken - optimizer_bytes(crosscoder_weights(3 * d_model, d_sae)) / bandwidth, taken / 4)

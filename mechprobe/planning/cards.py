@@ -44,7 +44,15 @@ CARDS = {
         Card("4090", 165e12, 82.6e12, 1.008e12, 24 * _GB, 25e9),
     )
 }
-"""NVIDIA's data sheets: A100 80 GB SXM, H100 SXM, H200 SXM, L4, L40S, GeForce RTX 4090 (bfloat16 with float32 sums)."""
+"""NVIDIA's data sheets, without sparsity (their products in 16 bits are halved where they state them with it):
+
+* A100 80 GB SXM: nvidia-a100-datasheet, nvidia-1758950-r4 (312, 19.5 TFLOPS; 2,039 GB/s).
+* H100 SXM: NVIDIA H100 Tensor Core GPU, table of the product page (1,979 with sparsity, 67 TFLOPS; 3.35 TB/s).
+* H200 SXM: the chip of the H100 with 141 GB and 4.8 TB/s (product page).
+* L4: 242 TFLOPS with sparsity, 30.3 in float32; 300 GB/s (product page).
+* L40S: 362.05, 91.6 TFLOPS; 864 GB/s (nvidia-l40s-datasheet).
+* GeForce RTX 4090: 165.2 TFLOPS with float32 sums, 82.6; 1,008 GB/s (NVIDIA Ada GPU Architecture, appendix A).
+"""
 
 
 def card_named(name: str) -> Card:

@@ -1,56 +1,33 @@
-"""The cost of one stage, and the sum that a stage's steps add to."""
+"""The sum that the steps of a stage add to."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+import math
 
 from mechprobe.planning import formulas
 from mechprobe.planning.formulas import Number
 from mechprobe.planning.rates import Rates
 from mechprobe.planning.shapes import BYTES, ModelShape
-
-
-@dataclass(frozen=True)
-class StageCost:
-    """What a stage costs on one device.
-
-    Attributes:
-        stage: Its name.
-        flop: FLOP of its products.
-        device_bytes: Peak memory of the device; that of the process where the device is the CPU.
-        host_bytes: Peak memory of the largest process.
-        disk_bytes: Bytes that stay on the disk.
-        seconds: Time; None where the rates of the device are unknown.
-        devices: Devices that share the work.
-        note: What the reader should know, as a sentence.
-    """
-
-    stage: str
-    flop: Number
-    device_bytes: int
-    host_bytes: int
-    disk_bytes: int
-    seconds: Number | None
-    devices: int = 1
-    note: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """The cost as JSON values."""
-        return asdict(self)
+from mechprobe.planning.stage_cost import StageCost
 
 
 class Meter:
-    """Adds up the steps of one stage."""
+    """Adds up the steps of one stage.
 
-    def __init__(self, stage: str, rates: Rates, dtype: str, *, models: bool = True) -> None:
+    Steps of models, crosscoders and stores are shared by the devices; ``alone`` work of the host, loading and the start are done by each
+    process, or by the first one.
+    """
+
+    def __init__(self, stage: str, rates: Rates, dtype: str, *kits: str) -> None:
         self.stage, self.rates, self.dtype = stage, rates, dtype
-        self.flop, self.seconds, self.disk = 0.0, rates.start_s, 0
-        self._base = rates.models if models else rates.program
+        self.flop, self.disk = 0.0, 0
+        self.shared, self.alone = 0.0, rates.started(*kits)
+        self._base = rates.holds(*kits)
         self._held, self._device, self._host = 0, 0, 0
 
-    def load(self, shape: ModelShape, times: int = 1) -> None:
-        """Read the weights of a model from the disk, and hand them to the device."""
+    def load(self, shape: ModelShape, times: Number = 1) -> None:
+        """Read the weights of a model, and hand them to the device; pages that a run reads again are still in memory."""
         stored = shape.parameters * BYTES.get(shape.stored_as, 4)
-        self.seconds += times * (stored / self.rates.read + shape.weight_bytes(self.dtype) / self.rates.copy)
+        self.alone += stored / self.rates.read
+        self.alone += times * (stored + shape.weight_bytes(self.dtype)) / min(self.rates.copy, self.rates.bandwidth)
 
     def forward(
         self,
@@ -64,54 +41,95 @@ class Meter:
     ) -> None:
         """Forward passes: ``passes`` forward passes' worth of FLOP, so a backward pass counts as one or two more."""
         count = shape.n_layers if layers is None else layers
+        n_batches = max(1.0, n_batches)
         flop = passes * formulas.forward_flop(shape, n_tokens, length, count)
         self.flop += flop
-        self.seconds += (
-            flop / self.rates.block_rate(self.dtype, shape.d_model) + passes * n_batches * count * self.rates.call_s
-        )
+        rate = self.rates.block_rate(self.dtype, shape.d_model, n_tokens / n_batches)
+        self.shared += flop / rate + passes * n_batches * count * self.rates.call_s
 
     def head(self, shape: ModelShape, n_positions: Number, *, passes: Number = 1) -> None:
         """Unembedding, and about six float64 passes over the log-probabilities (ours)."""
         flop = passes * formulas.head_flop(shape, n_positions)
         self.flop += flop
         moved = passes * 6 * 8 * n_positions * shape.n_ids
-        self.seconds += flop / self.rates.block_rate(self.dtype, shape.d_model) + moved / self.rates.bandwidth
+        self.shared += flop / self.rates.block_rate(self.dtype, shape.d_model) + moved / self.rates.bandwidth
 
     def generate(
-        self, shape: ModelShape, n: Number, prompt: Number, new: Number, batch: int, *, times: Number = 1
+        self,
+        shape: ModelShape,
+        n: Number,
+        prompt: Number,
+        new: Number,
+        batch: int,
+        *,
+        times: Number = 1,
+        sampled: bool = False,
     ) -> None:
         """Responses of ``new`` tokens to ``n`` prompts; a step reads the weights and copies the cache."""
-        n_batches = max(1.0, n / batch)
-        rows = min(n, batch)
+        if n <= 0:
+            return
+        n_batches = math.ceil(n / batch)
+        rows = n / n_batches
         self.forward(shape, times * n * prompt, prompt, times * n_batches)
         flop = formulas.forward_flop(shape, n * new, prompt + new / 2) + formulas.head_flop(shape, n * new)
-        cache = 2 * formulas.kv_bytes(shape, self.dtype, max(1, round(rows)), round(prompt + new / 2))
+        cache = 3 * formulas.kv_bytes(shape, self.dtype, max(1, round(rows)), round(prompt + new / 2))
         logits = 8 * rows * shape.n_ids * formulas.FLOAT
-        read = shape.weight_bytes(self.dtype) if self.rates.device == "cuda" else 0
-        per_step = (
-            (cache + logits + read) / self.rates.bandwidth + shape.n_layers * self.rates.call_s + self.rates.step_s
-        )
         self.flop += times * flop
-        rate = self.rates.block_rate(self.dtype, shape.d_model)
-        self.seconds += times * (flop / rate + n_batches * new * per_step)
+        rate = self.rates.block_rate(self.dtype, shape.d_model, rows)
+        products = max(flop / (n_batches * new) / rate, shape.weight_bytes(self.dtype) / self.rates.bandwidth)
+        step = (
+            products + (cache + logits) / self.rates.bandwidth + shape.n_layers * self.rates.call_s + self.rates.step_s
+        )
+        self.shared += times * n_batches * new * step
+        self.work("record", times * n)
+        if sampled:
+            self.work("sampled", times * n * new)
 
     def products(self, flop: Number) -> None:
         """Products of a crosscoder."""
         self.flop += flop
-        self.seconds += flop / self.rates.training
+        self.shared += flop / self.rates.training
+
+    def gather(self, flop: Number) -> None:
+        """Products of a crosscoder with active latents only."""
+        self.flop += flop
+        self.shared += flop / self.rates.sparse
+
+    def select(self, n_scores: Number) -> None:
+        """Choose the active ones among scores of a crosscoder, a row and a latent each."""
+        self.shared += n_scores * self.rates.selection
 
     def move(self, n_bytes: Number) -> None:
         """Pass bytes through the memory of the device."""
-        self.seconds += n_bytes / self.rates.bandwidth
+        self.shared += n_bytes / self.rates.bandwidth
 
     def write(self, n_bytes: Number) -> None:
-        """Write bytes that stay."""
+        """Write bytes that stay to the one disk, and hash them, which each process does for its own."""
         self.disk += round(n_bytes)
-        self.seconds += n_bytes / self.rates.write
+        self.alone += n_bytes / self.rates.write
+        self.shared += n_bytes * self.rates.units["hashed"]
 
     def read(self, n_bytes: Number) -> None:
         """Read bytes from the disk."""
-        self.seconds += n_bytes / self.rates.read
+        self.shared += n_bytes / self.rates.read
+
+    def check(self, n_bytes: Number) -> None:
+        """Hash the files of earlier stages, which are in memory or are read."""
+        self.work("hashed", n_bytes)
+
+    def double_products(self, n: Number) -> None:
+        """``n`` multiplications and additions of float64 matrices; on a card at half the rate of float32 (ours: of cards for computing)."""
+        self.flop += 2 * n
+        on_host = self.rates.device == "cpu"
+        self.shared += n * self.rates.units["product"] if on_host else 4 * n / self.rates.training
+
+    def work(self, unit: str, n: Number) -> None:
+        """``n`` units of work of the host, see `mechprobe.planning.rates.UNITS`."""
+        self.alone += n * self.rates.units.get(unit, 0.0)
+
+    def take(self, seconds: Number) -> None:
+        """Seconds that a plan of the stage has measured by itself."""
+        self.alone += seconds
 
     def hold(self, *, device: Number = 0, host: Number = 0, mapped: Number = 0) -> None:
         """Hold bytes at the same time, beside what the process and the device always hold; the largest call counts.
@@ -123,9 +141,8 @@ class Meter:
         self._host = max(self._host, round(host + min(mapped, limit) + (device if self.rates.device == "cpu" else 0)))
 
     def cost(self, *, devices: int = 1, note: str = "", known: bool = True) -> StageCost:
-        """The sum. ``devices`` devices share the work after the start."""
-        start = self.rates.start_s
+        """The sum. ``devices`` devices divide the shared steps."""
         host = self._base + self._host
         device = host if self.rates.device == "cpu" else self.rates.context + self._device
-        seconds = start + (self.seconds - start) / devices if known else None
+        seconds = self.alone + self.shared / devices if known else None
         return StageCost(self.stage, self.flop, device, host, self.disk, seconds, devices, note)

@@ -66,6 +66,15 @@ def training_bytes(d_all: int, d_sae: int, batch: int, *, dense: bool) -> int:
     return FLOAT * (4 * crosscoder_weights(d_all, d_sae) + 3 * batch * d_all + (4 if dense else 2) * batch * d_sae)
 
 
+def evaluation_bytes(d_all: int, d_sae: int, rows: int) -> int:
+    """Bytes held while a trained dictionary is measured, its optimizer still in memory.
+
+    A batch holds its rows five times (read, centered, reconstruction, error and its squares), and its latents three times: scores, a
+    copy that selection works on, and activations (ours).
+    """
+    return FLOAT * (3 * crosscoder_weights(d_all, d_sae) + rows * (5 * d_all + 3 * d_sae))
+
+
 def kv_bytes(shape: ModelShape, dtype: str, n_rows: int, length: int) -> int:
     """Bytes of keys and values of ``n_rows`` sequences."""
     return 2 * shape.n_layers * n_rows * length * shape.n_kv_heads * shape.head_dim * BYTES[dtype]

@@ -5,13 +5,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mechprobe.cache.result import duration
+from mechprobe.emergence.arms import find_arms
 from mechprobe.errors import ConfigError, ModelError, first_line, is_out_of_memory
 from mechprobe.formatting import byte_size
-from mechprobe.planning.cost import StageCost
+from mechprobe.planning.beside import LISTED, SIDE
+from mechprobe.planning.page import report_cost
 from mechprobe.planning.rates import Rates
+from mechprobe.planning.scene import Scene
 from mechprobe.planning.shapes import ModelShape
-from mechprobe.planning.stages import SPREAD, Scene, stage_costs
+from mechprobe.planning.stage_cost import StageCost, table
+from mechprobe.planning.stages import SPREAD, STAGES
 from mechprobe.planning.work import Assumed, Workload, count_work
 from mechprobe.run_config import RunConfig
 from mechprobe.run_layout import RunLayout
@@ -76,35 +79,25 @@ class RunPlan:
         }
 
 
-def table(costs: Sequence[StageCost], rates: Rates) -> list[str]:
-    """The costs in columns; on a CPU, device and process are one."""
-    on_card = rates.device == "cuda"
-    rows = [["stage", "FLOP", *(["card memory", "process"] if on_card else ["memory"]), "disk", "time", ""]]
-    for cost in costs:
-        memory = [byte_size(cost.device_bytes)] if on_card else []
-        rows.append([cost.stage, *flop_disk_time(cost, [*memory, byte_size(cost.host_bytes)]), cost.note])
-    known = [cost.seconds for cost in costs if cost.seconds is not None]
-    if len(costs) > 1:
-        whole = f"{sum(cost.flop for cost in costs):.2g}"
-        blank = [""] * (2 if on_card else 1)
-        rows.append(
-            [
-                "all",
-                whole,
-                *blank,
-                byte_size(sum(c.disk_bytes for c in costs)),
-                duration(sum(known)) if known else "–",
-                "",
-            ]
-        )
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
-    return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+def stage_costs(scene: Scene) -> list[StageCost]:
+    """The cost of every stage of the chain, then of the side stages whose section the settings have.
+
+    ``localize`` is left out where the settings name the site.
+    """
+    left_out = ("localize",) if scene.config.cache.sites else ()
+    costs = [cost(scene) for name, cost in STAGES.items() if name not in left_out]
+    costs.append(report_cost(scene.rates, n_features=scene.d_sae, known=scene.known))
+    return costs + [SIDE[name](scene, {}) for name in LISTED if name in scene.config.given and _possible(scene, name)]
 
 
-def flop_disk_time(cost: StageCost, memory: Sequence[str]) -> list[str]:
-    """FLOP, the given memory, disk and time of a stage, as text."""
-    time = "–" if cost.seconds is None else duration(cost.seconds)
-    return [f"{cost.flop:.2g}", *memory, byte_size(cost.disk_bytes) if cost.disk_bytes else "–", time]
+def _possible(scene: Scene, name: str) -> bool:
+    """Whether a side stage can run with these models: emergence needs checkpoints, and a section alone gives none."""
+    if name != "emergence":
+        return True
+    try:
+        return bool(find_arms(list(scene.with_checkpoints(scene.config.emergence.checkpoints)), scene.config.emergence))
+    except ConfigError:
+        return False
 
 
 def plan_config(

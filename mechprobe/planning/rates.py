@@ -2,20 +2,78 @@
 
 import math
 import os
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 from mechprobe.errors import ConfigError
 from mechprobe.files import read_json, write_json
-from mechprobe.planning.cards import BLOCK_CALL, MEMORY, PRODUCTS, STEP_CALL, Card
+from mechprobe.planning.cards import BLOCK_CALL, CARDS, MEMORY, PRODUCTS, STEP_CALL, Card
 
-FORMAT = 1
+FORMAT = 2
+KITS = ("program", "models", "bridge", "optimizer", "figures", "classifiers", "sae_lens", "trl", "page")
+"""What a command imports and uses for the first time: what every stage imports, transformers with a model that has responded, the
+bridge of TransformerLens, an optimizer, matplotlib, scikit-learn, sae-lens, TRL. ``page`` is what the report imports, which does
+without the others."""
+UNITS = (
+    "opened",
+    "loaded",
+    "token",
+    "prompt",
+    "hashed",
+    "record",
+    "drawn",
+    "curve",
+    "figure",
+    "chart",
+    "product",
+    "eigen",
+    "fitted",
+    "sampled",
+)
+"""Work of the host: a model folder that is inspected, a model that is loaded and released beside the reading of its bytes, a token and a
+prompt that are tokenized, a byte that is hashed, a response that is scored and written, a value that a bootstrap draws, a checkpoint of a
+simulated curve, a figure of one axes, each further axes of it, a multiplication and addition of float64 matrices, an
+eigendecomposition of side 1 (it grows with the third power of the side), a number that a logistic regression
+is fitted on, and a token that is sampled instead of chosen greedily."""
 _CONTEXT = 600 * 10**6
 """Bytes that CUDA and its libraries take on a card (ours)."""
+_GATHERED_BYTES = 2
+"""Bytes of memory for a FLOP of sparse products: of a row of the decoder, every number is read for two FLOP (ours)."""
+_SELECTION_BYTES = 24
+"""Bytes that selection moves for one score: it is written, copied, compared and masked in float32 (ours)."""
 _DISK = 1e9
 """Bytes per second of a disk that was not measured (ours)."""
+_START = {
+    "program": 4.0, "models": 3.0, "bridge": 2.0, "optimizer": 1.5, "figures": 1.0, "classifiers": 1.0, "sae_lens": 4.0, "trl": 6.0,
+    "page": 2.0,
+}  # fmt: skip
+_HELD = {
+    "program": 500_000_000, "models": 80_000_000, "bridge": 40_000_000, "optimizer": 60_000_000, "figures": 40_000_000,
+    "classifiers": 40_000_000, "sae_lens": 150_000_000, "trl": 200_000_000, "page": 250_000_000,
+}  # fmt: skip
+_UNITS = {
+    "opened": 0.2, "loaded": 0.2, "product": 5e-11, "fitted": 5e-7, "sampled": 2e-5, "eigen": 5e-10, "token": 1e-6, "prompt": 1e-4, "hashed": 1e-9, "record": 2e-4, "drawn": 1e-8, "curve": 1e-6, "figure": 0.2, "chart": 0.05,
+}  # fmt: skip
+"""Of a host that was not measured: Linux with torch 2.13 for CPUs (ours)."""
+
+
+FEW, FULL = 16, {"cpu": 1024, "cuda": 8192}
+"""Tokens of the calls whose rates are measured: those of a generation step, and those of a full batch."""
+
+
+def _between(known: dict[int, float], place: int | float) -> float:
+    """The value at a place, linear between known ones in logarithms of both, and constant outside."""
+    points = sorted((math.log(size), math.log(value)) for size, value in known.items())
+    at = math.log(place)
+    if at <= points[0][0]:
+        return math.exp(points[0][1])
+    for (left, low), (right, high) in pairwise(points):
+        if at <= right:
+            return math.exp(low + (high - low) * (at - left) / (right - left))
+    return math.exp(points[-1][1])
 
 
 @dataclass(frozen=True)
@@ -26,16 +84,18 @@ class Rates:
         name: The processor or the card.
         device: ``cpu`` or ``cuda``.
         source: ``measured`` by `mechprobe bench --calibrate`, or ``published``.
-        blocks: dtype → width of the residual stream → FLOP per second of whole transformer blocks with full batches.
+        blocks: dtype → width of the residual stream → FLOP per second of whole transformer blocks on `FEW` and on `FULL` tokens.
         training: FLOP per second of the products of a crosscoder's step, as `formulas` counts them.
+        sparse: FLOP per second of its products with active latents only, which gather rows.
+        selection: Seconds that a step spends on one score, a row and a latent, beside its products.
         bandwidth: Bytes per second of memory.
         call_s: Seconds that one call of a block costs whatever its size.
         step_s: Seconds that a generation step costs beside its blocks.
         write, read: Bytes per second of the disk.
         copy: Bytes per second between host and device.
-        start_s: Seconds until a command has imported everything.
-        program, models, bridge: Bytes that a process holds with the stages imported, with transformers and pandas in use, and
-            with TransformerBridge.
+        start_s: Seconds of each of `KITS`, beyond those of ``program``; a kit that is not installed is missing.
+        held: Bytes that a process holds with each kit, likewise.
+        units: Seconds of each of `UNITS`.
         memory: Bytes of the device.
         context: Bytes of the device that are taken before any tensor.
         made: How the rates were measured: versions, threads, load, date.
@@ -44,33 +104,44 @@ class Rates:
     name: str
     device: Literal["cpu", "cuda"]
     source: Literal["measured", "published"]
-    blocks: dict[str, dict[str, float]]
+    blocks: Mapping[str, Mapping[str, Sequence[float]]]
     training: float
+    sparse: float
+    selection: float
     bandwidth: float
     call_s: float
     step_s: float
     write: float
     read: float
     copy: float
-    start_s: float
-    program: int
-    models: int
-    bridge: int
+    start_s: dict[str, float]
+    held: dict[str, int]
+    units: dict[str, float]
     memory: int
     context: int = 0
     made: dict[str, Any] = field(default_factory=dict)
 
-    def block_rate(self, dtype: str, width: int) -> float:
-        """FLOP per second of blocks of a width, interpolated between the widths that were measured, in logarithms."""
+    def block_rate(self, dtype: str, width: int, n_tokens: int | float = float("inf")) -> float:
+        """FLOP per second of blocks of a width on calls of ``n_tokens``.
+
+        The rate is interpolated between the measured widths, in logarithms, and the time of a call between `FEW` and `FULL` tokens.
+        """
         known = self.blocks.get(dtype) or self.blocks["float32"]
-        points = sorted((math.log(int(size)), math.log(rate)) for size, rate in known.items())
-        place = math.log(width)
-        if place <= points[0][0]:
-            return math.exp(points[0][1])
-        for (left, low), (right, high) in pairwise(points):
-            if place <= right:
-                return math.exp(low + (high - low) * (place - left) / (right - left))
-        return math.exp(points[-1][1])
+        few, full = (_between({int(size): pair[at] for size, pair in known.items()}, width) for at in (0, 1))
+        least, most = FEW, FULL[self.device]
+        if n_tokens >= most:
+            return full
+        short, long = least / few, most / full  # seconds of a call, for one FLOP a token
+        taken = short + max(0.0, n_tokens - least) * (long - short) / (most - least)
+        return max(1.0, n_tokens) / max(taken, max(1.0, n_tokens) / full)
+
+    def started(self, *kits: str) -> float:
+        """Seconds until a command has started with these kits."""
+        return sum(self.start_s.get(kit, 0.0) for kit in kits)
+
+    def holds(self, *kits: str) -> int:
+        """Bytes of a process with these kits."""
+        return sum(self.held.get(kit, 0) for kit in kits)
 
     @classmethod
     def of_card(cls, card: Card) -> "Rates":
@@ -80,18 +151,19 @@ class Rates:
             name=card.name,
             device="cuda",
             source="published",
-            blocks={dtype: {"4096": PRODUCTS * peak} for dtype, peak in whole.items()},
+            blocks={dtype: {"4096": (PRODUCTS * peak, PRODUCTS * peak)} for dtype, peak in whole.items()},
             training=PRODUCTS * card.single,
+            sparse=MEMORY * card.bandwidth / _GATHERED_BYTES,
+            selection=_SELECTION_BYTES / (MEMORY * card.bandwidth),
             bandwidth=MEMORY * card.bandwidth,
             call_s=BLOCK_CALL,
             step_s=STEP_CALL,
             write=_DISK,
             read=_DISK,
             copy=MEMORY * card.copy,
-            start_s=20.0,
-            program=1_000_000_000,
-            models=1_500_000_000,
-            bridge=1_600_000_000,
+            start_s={**_START, "program": 10.0},
+            held={**_HELD, "program": 1_000_000_000},
+            units=_UNITS,
             memory=card.memory,
             context=_CONTEXT,
         )
@@ -118,7 +190,8 @@ class Rates:
             raise ConfigError(
                 f"{path} is no calibration of this version; make it again with `mechprobe bench --calibrate`."
             )
-        return cls(**{name: data[name] for name in known})
+        pairs = {dtype: {width: tuple(pair) for width, pair in row.items()} for dtype, row in data["blocks"].items()}
+        return cls(**{name: data[name] for name in known} | {"blocks": pairs})
 
 
 def default_place() -> Path:
@@ -126,3 +199,19 @@ def default_place() -> Path:
     given = os.environ.get("MECHPROBE_CALIBRATION")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(given) if given else cache / "mechprobe" / "calibration.json"
+
+
+NOT_MEASURED = "no time, because this machine is not calibrated: `mechprobe bench --calibrate` takes a minute"
+
+
+def rates_here(device: str) -> tuple[Rates, bool]:
+    """The rates of this machine, and whether they were measured on such a device; else sizes are right and times are left out."""
+    kind: Literal["cpu", "cuda"] = "cuda" if device.startswith("cuda") else "cpu"
+    try:
+        found = Rates.load(default_place())
+    except ConfigError:
+        found = None
+    if found is not None and found.device == kind:
+        return found, True
+    card = Rates.of_card(CARDS["A100"])
+    return card if kind == "cuda" else replace(card, device="cpu", held=_HELD), False

@@ -1,116 +1,38 @@
 """The cost of every stage of a run, from its settings, the shapes of its models, its counts and the rates of a device."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 
 from mechprobe.cache.store.dtypes import row_bytes
-from mechprobe.models.precision import AUTO
 from mechprobe.planning import formulas
-from mechprobe.planning.cost import Meter, StageCost
-from mechprobe.planning.rates import Rates
+from mechprobe.planning.cost import Meter
+from mechprobe.planning.scene import Scene
 from mechprobe.planning.shapes import BYTES, ModelShape
-from mechprobe.planning.work import Workload
+from mechprobe.planning.stage_cost import StageCost
 from mechprobe.run_config import RunConfig
 from mechprobe.selection.config import TOGETHER
 from mechprobe.selection.rankings.gradients import GRADIENT_TOKENS
-from sae_training import CrosscoderConfig, TrainConfig
 
-SPREAD = ("cache",)
-"""Stages that several devices share; the others take one."""
-_MARGIN = 1.02
 _SPLICED = 3
+"""Forward passes of a spliced loss: clean, spliced, and with the mean."""
 _SPLICE_TOKENS = 4096
-
-
-@dataclass(frozen=True)
-class Scene:
-    """Everything that the cost of a stage depends on.
-
-    Attributes:
-        config: The settings of the run.
-        shapes: Model name to its sizes.
-        work: The counts.
-        rates: The rates of the device.
-        devices: Number of devices.
-        known: Whether the rates are known; without them there is no time.
-    """
-
-    config: RunConfig
-    shapes: Mapping[str, ModelShape]
-    work: Workload
-    rates: Rates
-    devices: int = 1
-    known: bool = True
-
-    @property
-    def largest(self) -> ModelShape:
-        """The model with the most parameters."""
-        return max(self.shapes.values(), key=lambda shape: shape.parameters)
-
-    @property
-    def dtype(self) -> str:
-        """Dtype in which the models run. ``auto`` is that of their files on a card, and float32 on a CPU."""
-        if self.config.dtype != AUTO:
-            return self.config.dtype
-        stored = self.largest.stored_as
-        return stored if self.rates.device == "cuda" and stored in BYTES else "float32"
-
-    @property
-    def weights(self) -> int:
-        """Bytes of the largest model."""
-        return self.largest.weight_bytes(self.dtype)
-
-    @property
-    def d_all(self) -> int:
-        """Width of all models of the crosscoder together."""
-        chosen = self.config.train_sae.models or tuple(self.shapes)
-        return max(1, len(self.config.train_sae.sites)) * sum(self.shapes[name].d_model for name in chosen)
-
-    @property
-    def store_bytes(self) -> int:
-        """Bytes of the activation store."""
-        per_row = sum(row_bytes(self.config.cache.dtype, shape.d_model) for shape in self.shapes.values())
-        return int(_MARGIN * self.work.rows * max(1, len(self.config.cache.sites)) * per_row)
-
-    @property
-    def stored_rows(self) -> int:
-        """Rows that stay on the disk: all, or those that modes ``stream`` and ``ring`` keep."""
-        kept = self.config.train_sae.kept
-        return self.work.rows if kept is None else min(self.work.rows, 2 * kept.rows)
-
-    @property
-    def mapped_bytes(self) -> int:
-        """Bytes of the store that stays, which later stages map into memory."""
-        return round(self.store_bytes * self.stored_rows / max(1, self.work.rows))
-
-    def training(self) -> tuple[CrosscoderConfig, TrainConfig]:
-        """The settings of the dictionary, as `TrainSaeConfig.resolve` gives them."""
-        settings, widths = self.config.train_sae, [shape.d_model for shape in self.shapes.values()]
-        given = {"d_sae": settings.d_sae, "variant": settings.variant, "k": settings.k}
-        shape = {
-            "n_models": len(widths),
-            "d_model": max(widths),
-            **{key: value for key, value in given.items() if value is not None},
-        }
-        schedule = {"n_tokens": settings.n_tokens, "batch_size": settings.batch_size, "lr": settings.lr}
-        schedule = {key: value for key, value in schedule.items() if value is not None} | settings.training
-        paper = settings.preset == "paper"
-        if not paper:
-            trained = round(self.work.rows * (1 - self.config.cache.held_out_frac))
-            shape, schedule = {"d_sae": 16 * max(widths), **shape}, {"n_tokens": 4 * trained, **schedule}
-        made = (CrosscoderConfig.paper if paper else CrosscoderConfig)(**shape, **settings.crosscoder)
-        return made, (TrainConfig.paper if paper else TrainConfig)(**schedule)
+_EVALUATED_ROWS = 4096
+"""Rows of a batch when `train-sae` measures the held-out rows."""
+_KNOWN = 4
+"""Responses of a condition for one that is judged: the others are known from another condition (ours)."""
+_RECORD_BYTES = 100
+"""Bytes of a judged response in memory, whose text is not kept (ours)."""
+_POOL_BATCH_TOKENS = 4096
+"""Tokens of a batch when `select` pools activations."""
 
 
 def _localize(scene: Scene) -> StageCost:
     work, config, shape = scene.work, scene.config, scene.largest
-    meter = Meter("localize", scene.rates, scene.dtype)
+    meter = scene.meter("localize", "models")
     n_sites = shape.n_layers if config.localize.sites == "all" else len(config.localize.sites)
-    batch, new = config.localize.batch_size, config.tasks.max_new_tokens
+    batch, new = config.localize.batch_size, work.longest_response
     meter.load(shape, 2)
-    meter.generate(
-        shape, work.located, work.task_tokens, new, batch, times=2 + 3 * n_sites
-    )  # the donor runs up to the site: half
+    # Clean, then both directions at every site, with the donor's blocks up to the site: half of them.
+    meter.generate(shape, work.located, work.task_tokens, new, batch, times=2 + 3 * n_sites)
     rows = min(batch, work.located)
     held = formulas.generation_bytes(shape, scene.dtype, rows, work.longest_task, new)
     meter.hold(device=2 * scene.weights + 1.5 * held)
@@ -118,172 +40,271 @@ def _localize(scene: Scene) -> StageCost:
 
 
 def _cache(scene: Scene) -> StageCost:
-    work, config = scene.work, scene.config
-    meter = Meter("cache", scene.rates, scene.dtype)
-    settings, longest = config.cache, scene.largest
-    length, rows_made = work.rows / max(1, work.sequences), scene.stored_rows
-    for _, name, _ in settings.responders():
-        meter.load(scene.shapes[name])
-        meter.generate(
-            scene.shapes[name], work.prompts, work.prompt_tokens, settings.max_new_tokens, settings.generation_batch
-        )
+    work, settings, longest = scene.work, scene.config.cache, scene.largest
+    meter = scene.meter("cache", "models", *(("bridge",) if settings.reader != "plain" else ()))
+    length, rows_made = scene.length, scene.stored_rows
+    meter.work("prompt", work.prompts)
+    meter.work("token", work.prompts * work.prompt_tokens)
+    for _, name, temperature in settings.responders():
+        each = scene.shapes[name]
+        meter.load(each)
+        meter.work("loaded", 1)
+        new, batch = settings.max_new_tokens, settings.generation_batch
+        meter.generate(each, work.prompts, work.prompt_tokens, new, batch, sampled=temperature > 0)
     for shape in scene.shapes.values():
-        layers = min(work.layer, shape.n_layers)
         meter.load(shape, 1 if settings.reader == "bridge" else 2)
-        meter.forward(shape, rows_made, length, rows_made / settings.batch_tokens, layers=layers)
+        meter.work("loaded", 1 if settings.reader == "bridge" else 2)
+        meter.forward(
+            shape, rows_made, length, rows_made / settings.batch_tokens, layers=min(work.layer, shape.n_layers)
+        )
     meter.write(scene.mapped_bytes)
     meter.read(scene.mapped_bytes)
     new = settings.max_new_tokens if settings.responses else 0
     rows = max(1, settings.batch_tokens // max(1, round(length)))
-    batch = (
+    held = [
         formulas.activation_bytes(longest, scene.dtype, rows, round(length))
         + settings.batch_tokens * longest.d_model * BYTES[scene.dtype]
-    )
-    held = [batch]
+    ]
     if new:
-        held.append(
-            formulas.generation_bytes(longest, scene.dtype, settings.generation_batch, work.longest_prompt, new)
-        )
+        prompts = min(settings.generation_batch, work.prompts)
+        held.append(formulas.generation_bytes(longest, scene.dtype, prompts, work.longest_prompt, new))
     shard = (
         min(settings.shard_rows, rows_made) * row_bytes(settings.dtype, longest.d_model) * max(1, len(settings.sites))
     )
-    meter.hold(
-        device=scene.weights + max(held),
-        host=2 * shard + scene.rates.bridge - scene.rates.models + 1000 * work.sequences,
-    )
+    meter.hold(device=scene.weights + max(held), host=2 * shard + scene.stream_bytes)
     return meter.cost(devices=scene.devices, known=scene.known, note=f"{rows_made:,} rows")
+
+
+def train_steps(scene: Scene, meter: Meter, *, d_all: int | None = None, n_tokens: int | None = None) -> None:
+    """The steps of a training, and the measurement of the held-out rows."""
+    shape, schedule = scene.dictionary
+    d_all, n_tokens = d_all or scene.d_all, n_tokens or schedule.n_tokens
+    if shape.variant == "l1":
+        meter.products(formulas.dense_step_flop(d_all, shape.d_sae, n_tokens))
+    else:
+        meter.products(formulas.encode_flop(d_all, shape.d_sae, n_tokens))
+        meter.gather(
+            formulas.sparse_step_flop(d_all, shape.d_sae, shape.k, n_tokens)
+            - formulas.encode_flop(d_all, shape.d_sae, n_tokens)
+        )
+    meter.select(n_tokens * shape.d_sae)
+    weights = formulas.crosscoder_weights(d_all, shape.d_sae)
+    meter.move(n_tokens / schedule.step_tokens * formulas.optimizer_bytes(weights))
+    meter.products(2 * formulas.encode_flop(d_all, shape.d_sae, scene.held_out_rows))
+    meter.select(scene.held_out_rows * shape.d_sae)
+    meter.write(formulas.FLOAT * weights)
+
+
+def training_memory(scene: Scene, *, d_all: int | None = None, parts: int = 1) -> int:
+    """Bytes on a device while a dictionary is trained, or measured on held-out rows; ``parts`` devices divide its latents."""
+    shape, schedule = scene.dictionary
+    d_all, part = d_all or scene.d_all, -(-shape.d_sae // parts)
+    step = formulas.training_bytes(d_all, part, schedule.batch_size, dense=shape.variant == "l1")
+    rows = min(_EVALUATED_ROWS, max(1, round(scene.held_out_rows)))
+    return max(step, formulas.evaluation_bytes(d_all, part, rows))
 
 
 def _train(scene: Scene) -> StageCost:
     config, work = scene.config, scene.work
     live = config.train_sae.mode != "cache"
-    meter = Meter("train-sae", scene.rates, scene.dtype, models=live)
-    shape, schedule = scene.training()
-    dense = shape.variant == "l1"
-    n_weights = formulas.crosscoder_weights(scene.d_all, shape.d_sae)
+    devices = 1 if live else scene.devices  # one process runs models during training
+    models = ("models",) if live else ()
+    meter = scene.meter("train-sae", "optimizer", *models, opened=len(scene.shapes) if live else 0)
+    shape, schedule = scene.dictionary
+    meter.check(scene.mapped_bytes)
     if live:
         for each in scene.shapes.values():
             meter.load(each)
-            length = work.rows / max(1, work.sequences)
-            meter.forward(
-                each, schedule.n_tokens, length, schedule.n_tokens / config.cache.batch_tokens, layers=work.layer
-            )
-    else:
-        meter.read(scene.store_bytes * min(1.0, schedule.n_tokens / max(1, work.rows)))
-    n_tokens = schedule.n_tokens
-    if dense:
-        meter.products(formulas.dense_step_flop(scene.d_all, shape.d_sae, n_tokens))
-    else:
-        meter.products(formulas.sparse_step_flop(scene.d_all, shape.d_sae, shape.k, n_tokens))
-    meter.move(schedule.n_tokens / schedule.step_tokens * formulas.optimizer_bytes(n_weights))
-    meter.write(4 * n_weights)
-    device = formulas.training_bytes(scene.d_all, shape.d_sae, schedule.batch_size, dense=dense)
+            batches = schedule.n_tokens / config.cache.batch_tokens
+            meter.forward(each, schedule.n_tokens, scene.length, batches, layers=work.layer)
+    else:  # every process reads all batches: into the pool, in order, and as float32
+        read = scene.store_bytes * min(1.0, schedule.n_tokens / max(1, work.rows))
+        meter.take(read / scene.rates.read + 4 * schedule.n_tokens * scene.row_bytes / scene.rates.bandwidth)
+    train_steps(scene, meter)
+    parts = devices if divides_latents(scene) else 1
+    if devices > 1:  # processes add up reconstructions, or gradients
+        steps, sums = schedule.n_tokens / schedule.step_tokens, schedule.step_tokens * scene.d_all
+        exchanged = sums if parts > 1 else formulas.crosscoder_weights(scene.d_all, shape.d_sae)
+        meter.take(2 * steps * formulas.FLOAT * exchanged / scene.rates.copy)
+    device = training_memory(scene, parts=parts)
     if live:
         device += (len(scene.shapes) if config.train_sae.all_in_memory else 1) * scene.weights
         device += formulas.activation_bytes(scene.largest, scene.dtype, 1, config.cache.batch_tokens // 8)
-    pool = min(config.train_sae.pool_rows, work.rows) * sum(
-        row_bytes(config.cache.dtype, each.d_model) for each in scene.shapes.values()
-    )
-    meter.hold(device=device, host=2 * pool, mapped=scene.mapped_bytes)
-    kind = "dense" if dense else f"k = {shape.k}"
-    return meter.cost(known=scene.known, note=f"{shape.d_sae:,} features, {schedule.n_tokens:,} tokens, {kind}")
+    pool = min(config.train_sae.pool_rows, work.rows) * scene.row_bytes
+    meter.hold(device=device, host=2 * pool + scene.stream_bytes, mapped=scene.mapped_bytes)
+    kind = "dense" if shape.variant == "l1" else f"k = {shape.k}"
+    note = f"{shape.d_sae:,} features, {schedule.n_tokens:,} tokens, {kind}"
+    if parts > 1:
+        note += f"; {-(-shape.d_sae // parts):,} features on each device"
+    return meter.cost(devices=devices, known=scene.known, note=note)
+
+
+def divides_latents(scene: Scene) -> bool:
+    """Whether several devices divide the latents of the dictionary, instead of the rows of a batch."""
+    return getattr(scene.dictionary[1], "divide", "latents") == "latents"
+
+
+def encode(scene: Scene, meter: Meter, rows: int | float, n_readouts: int) -> None:
+    """Features of rows under several read-outs, and sums over them."""
+    meter.products(n_readouts * formulas.encode_flop(scene.d_all, scene.d_sae, rows))
+    meter.select(n_readouts * rows * scene.d_sae)
+    meter.move(12 * n_readouts * rows * scene.d_sae * formulas.FLOAT)  # sums over latents (ours)
+
+
+def splice(scene: Scene, meter: Meter, n_samples: int | float) -> None:
+    """Cross-entropy of held-out samples, clean and with reconstructions in every model."""
+    config, length = scene.config, scene.length
+    for each in scene.shapes.values():
+        meter.load(each)
+        meter.work("loaded", 1)
+        batches = _SPLICED * n_samples / max(1, min(config.features.ce_batch, _SPLICE_TOKENS // max(1, round(length))))
+        meter.forward(each, _SPLICED * n_samples * length, length, batches)
+        meter.head(each, _SPLICED * n_samples * length)
+
+
+def spliced_memory(scene: Scene, shape: ModelShape) -> int:
+    """Bytes of a forward pass with its chunked loss, beside the weights."""
+    length = max(1, round(scene.length))
+    rows = max(1, min(scene.config.features.ce_batch, _SPLICE_TOKENS // length))
+    passed = formulas.activation_bytes(shape, scene.dtype, rows, length)
+    return passed + formulas.loss_bytes(shape, scene.dtype, rows * length, scene.rates.device)
+
+
+def contexts(scene: Scene, meter: Meter, rows: int | float) -> None:
+    """Contexts and promoted tokens of every live feature: one more pass for random rows, and one through the unembeddings."""
+    meter.check(scene.mapped_bytes)
+    encode(scene, meter, min(rows, scene.config.features.quantile_rows or rows), 1)
+    for each in scene.shapes.values():
+        meter.load(each)
+        meter.work("loaded", 1)
+        meter.head(each, scene.d_sae / 4)  # logits and two selections, without log-probabilities
+    settings = scene.config.features
+    per_feature = settings.n_examples + settings.n_quantiles * settings.n_per_quantile
+    tokens = settings.context_before + settings.context_after + 1
+    encode(scene, meter, min(rows, scene.d_sae * per_feature * tokens), len(scene.shapes) + 1)
+    meter.work("token", scene.d_sae * per_feature * tokens)
 
 
 def _features(scene: Scene) -> StageCost:
     config, work = scene.config, scene.work
-    meter = Meter("features", scene.rates, scene.dtype)
-    shape, _ = scene.training()
+    meter = scene.meter("features", "models")
     rows = min(scene.stored_rows, config.features.max_rows or work.rows)
     n_readouts = len(scene.shapes) + 1
+    meter.check(scene.mapped_bytes)
     meter.read(scene.mapped_bytes)
-    meter.products(
-        n_readouts * formulas.encode_flop(scene.d_all, shape.d_sae, rows * (1 + 2 * config.cache.held_out_frac))
-    )
-    meter.move(12 * n_readouts * rows * shape.d_sae * formulas.FLOAT)  # selection and sums over latents (ours)
-    length = work.rows / max(1, work.sequences)
-    n_samples = min(config.features.ce_samples, work.sequences * config.cache.held_out_frac)
+    encode(scene, meter, rows + 2 * scene.held_out_rows, n_readouts)
+    splice(scene, meter, min(config.features.ce_samples, work.sequences * config.cache.held_out_frac))
+    meter.work("drawn", config.features.bootstrap_draws * config.features.bootstrap_groups * scene.d_sae / 64)
+    encode(scene, meter, min(rows, config.features.quantile_rows or rows), 1)  # examples of the first features
     for each in scene.shapes.values():
         meter.load(each)
-        meter.forward(each, _SPLICED * n_samples * length, length, _SPLICED * n_samples / config.features.ce_batch)
-        meter.head(each, _SPLICED * n_samples * length)
-    largest, per_pass = scene.largest, min(config.features.ce_batch, _SPLICE_TOKENS // max(1, round(length)))
-    passed = formulas.activation_bytes(largest, scene.dtype, max(1, per_pass), round(length))
-    loss = formulas.loss_bytes(largest, scene.dtype, round(32 * length), scene.rates.device)
-    coded = 4 * config.features.batch_rows * (2 * n_readouts * shape.d_sae + 4 * scene.d_all)
-    dictionary = 2 * formulas.FLOAT * formulas.crosscoder_weights(scene.d_all, shape.d_sae)
+        meter.work("loaded", 1)
+    contexts(scene, meter, rows)
+    coded = formulas.FLOAT * config.features.batch_rows * (2 * n_readouts * scene.d_sae + 4 * scene.d_all)
     mapped = scene.store_bytes * rows / max(1, work.rows)
-    meter.hold(device=dictionary + max(scene.weights + passed + loss, coded), mapped=mapped)
-    return meter.cost(known=scene.known, note=f"{rows:,} rows, {n_readouts} read-outs")
+    spliced = scene.weights + spliced_memory(scene, scene.largest)
+    meter.hold(device=2 * scene.dictionary_bytes + max(spliced, coded), host=scene.stream_bytes, mapped=mapped)
+    return meter.cost(devices=scene.devices, known=scene.known, note=f"{rows:,} rows, {n_readouts} read-outs")
 
 
 def _evaluate(scene: Scene) -> StageCost:
     work, config, shape = scene.work, scene.config, scene.largest
-    meter = Meter("evaluate", scene.rates, scene.dtype)
+    meter = scene.meter("evaluate", "models")
     for each in scene.shapes.values():
         meter.load(each)
-        meter.generate(each, work.samples, work.task_tokens, config.tasks.max_new_tokens, config.evaluate.batch_size)
+        meter.work("loaded", 1)
+        new, batch = work.longest_response, config.evaluate.batch_size
+        meter.generate(each, work.samples, work.task_tokens, new, batch, sampled=config.tasks.sampling.temperature > 0)
     rows = min(config.evaluate.batch_size, work.samples)
-    meter.hold(
-        device=scene.weights
-        + formulas.generation_bytes(shape, scene.dtype, rows, work.longest_task, config.tasks.max_new_tokens)
-    )
-    return meter.cost(known=scene.known, note=f"{len(scene.shapes)} models, {work.samples:,} prompts")
+    held = formulas.generation_bytes(shape, scene.dtype, rows, work.longest_task, work.longest_response)
+    meter.hold(device=scene.weights + held)
+    note = f"{len(scene.shapes)} models, {work.samples:,} prompts"
+    return meter.cost(devices=scene.devices, known=scene.known, note=note)
 
 
 def _select(scene: Scene) -> StageCost:
     work, config, shape = scene.work, scene.config, scene.largest
-    meter = Meter("select", scene.rates, scene.dtype)
+    meter = scene.meter("select", "models")
     length = work.task_tokens + work.response
     tokens, upper = work.gained * length, max(0, shape.n_layers - work.layer)
+    meter.work("record", work.samples * len(scene.shapes))  # outcomes are read
+    meter.work("prompt", 2 * work.gained)
+    # Every task loads every model for the pooled scores, and base and tuned again for gradients.
     for each in scene.shapes.values():
-        meter.load(each)
-        meter.forward(each, tokens, length, work.gained / TOGETHER, layers=work.layer)
-    size, _ = scene.training()
-    meter.products(len(scene.shapes) * formulas.encode_flop(scene.d_all, size.d_sae, tokens))
-    if config.select.ranked_by in ("ig", "relie"):
-        meter.forward(
-            shape,
-            config.select.steps * tokens,
-            length,
-            config.select.steps * tokens / GRADIENT_TOKENS,
-            layers=upper,
-            passes=2,
-        )
-        meter.head(shape, config.select.steps * work.gained * work.response, passes=3)
+        meter.load(each, scene.n_tasks)
+        meter.work("loaded", scene.n_tasks)
+        meter.forward(each, tokens, length, max(scene.n_tasks, work.gained / TOGETHER), layers=work.layer)
+    encode(scene, meter, tokens, len(scene.shapes))
+    meter.move(scene.n_tasks * 8 * 16 * scene.d_sae)
+    by_gradients = [kind for kind in ("ig", "relie") if kind == config.select.ranked_by or kind in config.select.also]
+    for _ in by_gradients:
+        _gradients(scene, meter, tokens, length, upper)
+    meter.move(config.select.n_bootstrap * scene.n_tasks * scene.d_sae * 12 * 8)
     held_tokens = min(GRADIENT_TOKENS, round(tokens))
     graph = formulas.graph_bytes(shape, scene.dtype, held_tokens, round(length), upper)
     loss = formulas.loss_bytes(shape, scene.dtype, held_tokens, scene.rates.device)
-    dictionary = 2 * formulas.FLOAT * formulas.crosscoder_weights(scene.d_all, size.d_sae)
-    meter.hold(device=scene.weights + graph + loss + dictionary)
-    return meter.cost(known=scene.known, note=f"{work.gained:,} gained samples, {config.select.steps} steps")
+    pooled = formulas.FLOAT * 8 * min(_POOL_BATCH_TOKENS, round(tokens)) * scene.d_sae
+    sums = 8 * 3 * round(length) * scene.d_sae
+    by_sample = formulas.FLOAT * work.gained * scene.d_sae * (2 + len(by_gradients) * 4)
+    meter.hold(device=scene.dictionary_bytes * 3 + max(pooled, scene.weights + max(graph + loss, sums)) + by_sample)
+    note = f"{work.gained:,} gained samples, {config.select.steps} steps"
+    return meter.cost(devices=scene.devices, known=scene.known, note=note)
+
+
+def _gradients(scene: Scene, meter: Meter, tokens: int | float, length: int | float, upper: int) -> None:
+    """A ranking by gradients: clean passes of base and tuned, the path of the tuned model, and sums over positions in float64."""
+    work, steps, shape = scene.work, scene.config.select.steps, scene.largest
+    meter.load(shape, 3 * scene.n_tasks)
+    meter.work("loaded", 3 * scene.n_tasks)
+    meter.forward(shape, 2 * tokens, length, 2 * scene.n_tasks, layers=work.layer)
+    encode(scene, meter, tokens, 2)
+    meter.forward(
+        shape, steps * tokens, length, steps * max(scene.n_tasks, tokens / GRADIENT_TOKENS), layers=upper, passes=2
+    )
+    meter.head(shape, steps * work.gained * work.response, passes=3)
+    meter.double_products(2 * tokens * shape.d_model * scene.d_sae)
+    meter.move(4 * 8 * tokens * scene.d_sae)
+
+
+def intervene_steps(scene: Scene, meter: Meter, n_conditions: int, samples: int) -> None:
+    """Clean responses, and every condition: drafts are checked in the blocks above the site, and every response is judged."""
+    work, settings, shape = scene.work, scene.config.intervene, scene.largest
+    new = min(settings.max_new_tokens or work.longest_response, work.longest_response)
+    upper = max(1, shape.n_layers - work.layer)
+    meter.generate(shape, samples, work.task_tokens, new, settings.batch_size, times=2)
+    response = min(new, work.response)
+    length = work.task_tokens + response
+    n = n_conditions * samples
+    meter.forward(shape, n * length, length, n / settings.batch_size, layers=upper)
+    meter.flop += formulas.head_flop(shape, n * response)
+    meter.move(2 * formulas.FLOAT * n * response * shape.n_ids)
+    meter.products(formulas.encode_flop(scene.d_all, scene.d_sae, n_conditions / 8 * samples))
+    meter.work("record", n / _KNOWN)
 
 
 def _intervene(scene: Scene) -> StageCost:
     work, config, shape = scene.work, scene.config, scene.largest
-    meter = Meter("intervene", scene.rates, scene.dtype)
+    meter = scene.meter("intervene", "models")
     settings = config.intervene
-    new = settings.max_new_tokens or config.tasks.max_new_tokens
+    new = min(settings.max_new_tokens or work.longest_response, work.longest_response)
     n_conditions = work.conditions or n_conditions_of(config)
     samples = min(work.judging, work.tasks * settings.n_per_task) if settings.n_per_task else work.judging
-    upper = max(1, shape.n_layers - work.layer)
+    started = meter.alone
     meter.load(shape, 2)
-    meter.generate(shape, samples, work.task_tokens, new, settings.batch_size, times=2)
-    length = work.task_tokens + min(new, work.response)
-    meter.forward(
-        shape, n_conditions * samples * length, length, n_conditions * samples / settings.batch_size, layers=upper
-    )
-    meter.flop += formulas.head_flop(shape, n_conditions * samples * min(new, work.response))
-    size, _ = scene.training()
-    meter.products(formulas.encode_flop(scene.d_all, size.d_sae, n_conditions / 8 * samples))
+    meter.work("loaded", 2)
+    intervene_steps(scene, meter, n_conditions, samples)
     rows = min(settings.batch_size, samples)
     held = formulas.generation_bytes(shape, scene.dtype, rows, work.longest_task, new)
     n_models = len(settings.near or scene.shapes)
-    dictionary = 2 * formulas.FLOAT * formulas.crosscoder_weights(scene.d_all, size.d_sae)
-    meter.hold(device=n_models * scene.weights + 2 * held + dictionary)
-    meter.seconds = scene.rates.start_s + (meter.seconds - scene.rates.start_s) / max(1, settings.workers)
+    records = _RECORD_BYTES * n_conditions * samples
+    meter.hold(device=n_models * scene.weights + 2 * held + 2 * scene.dictionary_bytes, host=records)
+    workers = max(1, settings.workers)
+    meter.alone = started * (1 if workers == 1 else 2) + (meter.alone - started) / workers
+    meter.shared /= workers
     counted = "" if work.conditions else "about "
-    workers = f", {settings.workers} processes of this size" if settings.workers > 1 else ""
-    return meter.cost(known=scene.known, note=f"{counted}{n_conditions:,} conditions, {samples:,} prompts{workers}")
+    more = f", {workers} processes of this size" if workers > 1 else ""
+    note = f"{counted}{n_conditions:,} conditions, {samples:,} prompts{more}"
+    return meter.cost(devices=scene.devices, known=scene.known, note=note)
 
 
 def n_conditions_of(config: RunConfig) -> int:
@@ -298,11 +319,6 @@ def n_conditions_of(config: RunConfig) -> int:
     return len(edits) * each + transplants * (shifted + sizes) + 40
 
 
-def _report(scene: Scene) -> StageCost:
-    meter = Meter("report", scene.rates, scene.dtype, models=False)
-    return meter.cost(known=scene.known, note="figures, pages and contexts of the features")
-
-
 STAGES: dict[str, Callable[[Scene], StageCost]] = {
     "localize": _localize,
     "cache": _cache,
@@ -311,12 +327,7 @@ STAGES: dict[str, Callable[[Scene], StageCost]] = {
     "evaluate": _evaluate,
     "select": _select,
     "intervene": _intervene,
-    "report": _report,
 }
-"""The stages whose cost is modelled, in the order of a run."""
-
-
-def stage_costs(scene: Scene) -> list[StageCost]:
-    """The cost of every stage of the chain; ``localize`` is left out where the settings name the site."""
-    left_out = ("localize",) if scene.config.cache.sites else ()
-    return [cost(scene) for name, cost in STAGES.items() if name not in left_out]
+"""The stages of the chain that use models or the store, in the order of a run."""
+SPREAD = ("cache", "train-sae", "features", "evaluate", "select", "intervene", "drift", "sweep")
+"""Stages that several devices share; the others take one."""

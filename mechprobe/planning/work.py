@@ -10,6 +10,7 @@ from mechprobe.data.sources import as_prompts, in_order
 from mechprobe.errors import MechprobeError, is_out_of_memory
 from mechprobe.evals.answering import prompts_of
 from mechprobe.evals.tasks import Task, split_tasks
+from mechprobe.records import read_outcomes
 from mechprobe.run_config import RunConfig
 from mechprobe.run_layout import RunLayout
 from mechprobe.stage_folder import MANIFEST, read_manifest
@@ -51,7 +52,7 @@ class Workload:
         selecting, judging: Prompts in the halves that select and that judge.
         located: Prompts that ``localize`` asks.
         gained: Samples of G_t.
-        response: Mean number of tokens of a response to a task.
+        response, longest_response: Mean number of tokens of a response to a task, and the greatest one, as a mean over the models.
         conditions: Conditions of ``intervene``; None derives them from the settings.
         layer: Depth of the site, in blocks.
         notes: What was assumed, as sentences.
@@ -71,6 +72,7 @@ class Workload:
     located: int
     gained: int
     response: float
+    longest_response: int
     conditions: int | None
     layer: int
     notes: tuple[str, ...] = field(default=())
@@ -95,7 +97,7 @@ def count_work(
     )
     n_prompts, lengths = _prompts(config, _counter(tokenizer), assumed, notes)
     most = config.tasks.max_new_tokens
-    response = float(assumed.response_tokens or most)
+    response, longest = _responses(layout) or (float(assumed.response_tokens or most), assumed.response_tokens or most)
     halves, asked = _tasks(config, _counter(tokenizer), assumed, notes)
     made = {} if layout is None else _made(layout)
     stored = made.get("cache", {})
@@ -128,6 +130,7 @@ def count_work(
         else min(selecting, assumed.tasks * (config.localize.n_per_task or selecting)),
         gained=sum(gained.values()) if gained else min(selecting // 4, 5 * config.select.max_samples),
         response=response,
+        longest_response=min(longest, most),
         conditions=made.get("interventions", {}).get("conditions"),
         layer=_layer(config, n_layers),
         notes=tuple(notes),
@@ -185,6 +188,18 @@ def _made(layout: RunLayout) -> dict[str, dict[str, int]]:
     """Counts of finished stages, by folder."""
     folders: dict[str, Path] = {name: getattr(layout, name) for name in ("cache", "selection", "interventions")}
     return {name: read_manifest(folder)["counts"] for name, folder in folders.items() if (folder / MANIFEST).is_file()}
+
+
+def _responses(layout: RunLayout | None) -> tuple[float, int] | None:
+    """Tokens of the evaluated responses: their mean, and the greatest number, as a mean over the models; None where there are none."""
+    if layout is None or not (layout.evals / MANIFEST).is_file():
+        return None
+    lengths: dict[str, list[int]] = {}
+    for record in read_outcomes(layout.evals / "outcomes.jsonl"):
+        lengths.setdefault(record.model, []).append(max(1, record.n_response_tokens))
+    if not lengths:
+        return None
+    return fmean(n for each in lengths.values() for n in each), round(fmean(max(each) for each in lengths.values()))
 
 
 def _layer(config: RunConfig, n_layers: int) -> int:

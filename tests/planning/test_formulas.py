@@ -51,7 +51,7 @@ def test_crosscoder_by_hand() -> None:
 
 
 def test_rates_are_interpolated_between_measured_widths() -> None:
-    rates = replace(Rates.of_card(CARDS["H100"]), blocks={"float32": {"100": 1e9, "10000": 1e11}})
+    rates = replace(Rates.of_card(CARDS["H100"]), blocks={"float32": {"100": (1e9, 1e9), "10000": (1e11, 1e11)}})
     assert rates.block_rate("float32", 1000) == pytest.approx(1e10)
     assert rates.block_rate("float32", 10) == pytest.approx(1e9)
     assert rates.block_rate("bfloat16", 10**6) == pytest.approx(1e11)
@@ -86,7 +86,7 @@ def test_plan_grows_with_the_tokens(capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["plan", "--card", "H100", "--json", "--set", f"train_sae.n_tokens={n}"]) == 0
         stages = {row["stage"]: row for row in json.loads(capsys.readouterr().out)["stages"]}
         flop.append(stages["train-sae"]["flop"])
-    assert flop[1] == 2 * flop[0]
+    assert 1.9 * flop[0] < flop[1] <= 2 * flop[0]  # the held-out rows are measured once
 
 
 def test_the_dtype_auto_is_that_of_the_files_on_a_card_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

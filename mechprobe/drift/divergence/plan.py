@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from mechprobe.cache.result import duration
 from mechprobe.cache.store.activation_store import ActivationStore
 from mechprobe.cache.store.token_file import WHOLE_STREAM, read_tokens
 from mechprobe.data.stream import TokenStream
@@ -20,7 +19,7 @@ from mechprobe.drift.divergence.parts import WINDOW_BYTES, PartFiles, windows_of
 from mechprobe.drift.divergence.texts import DriftTexts
 from mechprobe.errors import ConfigError, StoreError
 from mechprobe.files import sha256_bytes
-from mechprobe.formatting import byte_size
+from mechprobe.formatting import byte_size, duration
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.head import ModelHead
 from mechprobe.models.next_token import CHUNK_VALUES

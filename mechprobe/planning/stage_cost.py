@@ -1,0 +1,68 @@
+"""The cost of one stage, and costs as a table."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mechprobe.formatting import byte_size, duration
+from mechprobe.planning.rates import Rates
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """What a stage costs on one device.
+
+    Attributes:
+        stage: Its name.
+        flop: FLOP of its products.
+        device_bytes: Peak memory of the device; that of the process where the device is the CPU.
+        host_bytes: Peak memory of the largest process.
+        disk_bytes: Bytes that stay on the disk.
+        seconds: Time; None where the rates of the device are unknown.
+        devices: Devices that share the work.
+        note: What the reader should know, as a sentence.
+    """
+
+    stage: str
+    flop: int | float
+    device_bytes: int
+    host_bytes: int
+    disk_bytes: int
+    seconds: int | float | None
+    devices: int = 1
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The cost as JSON values."""
+        return asdict(self)
+
+
+def table(costs: Sequence[StageCost], rates: Rates) -> list[str]:
+    """The costs in columns; on a CPU, device and process are one."""
+    on_card = rates.device == "cuda"
+    rows = [["stage", "FLOP", *(["card memory", "process"] if on_card else ["memory"]), "disk", "time", ""]]
+    for cost in costs:
+        memory = [byte_size(cost.device_bytes)] if on_card else []
+        rows.append([cost.stage, *flop_disk_time(cost, [*memory, byte_size(cost.host_bytes)]), cost.note])
+    known = [cost.seconds for cost in costs if cost.seconds is not None]
+    if len(costs) > 1:
+        whole = f"{sum(cost.flop for cost in costs):.2g}"
+        blank = [""] * (2 if on_card else 1)
+        rows.append(
+            [
+                "all",
+                whole,
+                *blank,
+                byte_size(sum(c.disk_bytes for c in costs)),
+                duration(sum(known)) if known else "–",
+                "",
+            ]
+        )
+    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def flop_disk_time(cost: StageCost, memory: Sequence[str]) -> list[str]:
+    """FLOP, the given memory, disk and time of a stage, as text."""
+    time = "–" if cost.seconds is None else duration(cost.seconds)
+    return [f"{cost.flop:.2g}", *memory, byte_size(cost.disk_bytes) if cost.disk_bytes else "–", time]

@@ -1,0 +1,210 @@
+"""Seconds of the work that a host does for one unit, by the routines of the stages themselves on small inputs."""
+
+import io
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from mechprobe.files import sha256_bytes
+from mechprobe.planning.rates import UNITS
+
+_TEXT = "The sum of seven and nine is sixteen, and twice that is 32; so the answer is 32. "
+
+
+def measure_units() -> dict[str, float]:
+    """Seconds of every unit of `mechprobe.planning.rates.UNITS` on this host."""
+    figure, chart = _figures()
+    prompt, token = _tokens()
+    opened, loaded = _models()
+    product, eigen = _matrices()
+    found = {
+        "opened": opened, "loaded": loaded, "product": product, "eigen": eigen, "fitted": _fitted(), "sampled": _sampled(),
+        "token": token, "prompt": prompt, "hashed": _hashed(), "record": _record(), "drawn": _drawn(), "curve": _curve(),
+        "figure": figure, "chart": chart,
+    }  # fmt: skip
+    return {name: found[name] for name in UNITS}
+
+
+def best(work: Callable[[], Any], *, seconds: float = 0.3) -> float:
+    """Seconds of the fastest call; the first one does not count."""
+    work()
+    found, began = [], time.monotonic()
+    while not found or (time.monotonic() - began < seconds and len(found) < 200):
+        start = time.perf_counter()
+        work()
+        found.append(time.perf_counter() - start)
+    return min(found)
+
+
+def small_tokenizer() -> Any:
+    """A byte-pair tokenizer of a few hundred tokens, made from one sentence."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore[reportAttributeAccessIssue]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    made.train_from_iterator(
+        [_TEXT], trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False)
+    )
+    made.add_special_tokens(["<end>"])
+    return PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<end>", pad_token="<end>")
+
+
+def _tokens() -> tuple[float, float]:
+    """Seconds of a call, and of a token in it."""
+    tokenizer = small_tokenizer()
+    short, long = _TEXT[:8], _TEXT * 40
+    call, whole = (best(lambda text=text: tokenizer(text).input_ids) for text in (short, long))
+    n = len(tokenizer(long).input_ids)
+    return call, max(1e-9, (whole - call) / n)
+
+
+def _models() -> tuple[float, float]:
+    """Seconds to inspect the folder of a model too small to matter, and to load and release it."""
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    from mechprobe.models.family import ModelFamily
+
+    config = LlamaConfig(
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        vocab_size=512,
+        eos_token_id=300,
+    )
+    with tempfile.TemporaryDirectory(prefix="mechprobe_bench_") as place:
+        folders = [f"{place}/{number}" for number in range(4)]
+        model, tokenizer = AutoModelForCausalLM.from_config(config), small_tokenizer()
+        for folder in folders:
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+        first = ModelFamily.load({"base": folders[0]})["base"]
+        _ = first.architecture
+        start = time.perf_counter()
+        for each in ModelFamily.load({f"m{number}": folder for number, folder in enumerate(folders[1:])}):
+            _ = each.architecture
+        opened = (time.perf_counter() - start) / (
+            len(folders) - 1
+        )  # once each, because what is read of a folder is kept
+
+        def load() -> None:
+            _ = first.hf
+            first.release()
+
+        return opened, best(load)
+
+
+def _matrices() -> tuple[float, float]:
+    """Seconds of a multiplication and addition of float64 matrices, and of an eigendecomposition of side 1."""
+    import torch
+
+    side = 384
+    square = torch.randn(side, side, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    symmetric = square @ square.T
+    return best(lambda: square @ square) / side**3, best(lambda: torch.linalg.eigh(symmetric)) / side**3
+
+
+def _fitted() -> float:
+    """A number of the rows that a logistic regression of five classes is fitted on; 0 without scikit-learn."""
+    import numpy as np
+
+    try:
+        from sklearn.linear_model import LogisticRegression
+    except ImportError:
+        return 0.0
+    rows, width, classes = 800, 128, 5
+    rng = np.random.default_rng(0)
+    labels = np.arange(rows) % classes
+    x = rng.normal(size=(rows, width)) + rng.normal(size=(classes, width))[labels] / 4
+    return best(lambda: LogisticRegression(C=0.1, class_weight="balanced", max_iter=500).fit(x, labels)) / (
+        rows * width
+    )
+
+
+def _sampled() -> float:
+    """A sampled token beyond a greedy one, in a model too small to matter."""
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    from mechprobe.models.generation import generate
+
+    config = LlamaConfig(
+        hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=1, vocab_size=512
+    )
+    model, tokenizer = AutoModelForCausalLM.from_config(config), small_tokenizer()
+    model.generation_config.eos_token_id = None
+    rows, new = [[0]] * 64, 8
+
+    def respond(temperature: float) -> None:
+        generate(model, tokenizer, rows, max_new_tokens=new, end_ids=(), temperature=temperature)
+
+    greedy, sampled = (best(lambda heat=heat: respond(heat)) for heat in (0.0, 1.0))
+    return max(0.0, sampled - greedy) / (len(rows) * new)
+
+
+def _hashed() -> float:
+    data = os.urandom(1 << 24)
+    return best(lambda: sha256_bytes(data)) / len(data)
+
+
+def _record() -> float:
+    """A greedy response to a task: decoded, judged, kept, written and read back."""
+    from mechprobe.evals.scorers.parse import scorer
+    from mechprobe.evals.scoring import response_outcome
+    from mechprobe.evals.tasks import Task
+    from mechprobe.models.generation import Generated
+    from mechprobe.records import Outcome, Sample
+
+    tokenizer, sample = small_tokenizer(), Sample("a", "t", "What is it?", "32")
+    task, ids = Task("t", (sample,), scorer("numeric")), tuple(tokenizer(_TEXT).input_ids)
+
+    def work() -> None:
+        response = Generated(tokenizer.decode(ids), ids, "stop", ids)
+        outcome = response_outcome(task, sample, [response], "model", tokenizer)
+        Outcome(**json.loads(json.dumps(asdict(outcome))))
+
+    return best(work)
+
+
+def _drawn() -> float:
+    import numpy as np
+
+    from mechprobe.statistics import bootstrap_mean
+
+    values = np.linspace(0, 1, 256)
+    return best(lambda: bootstrap_mean(values, seed=0, draws=1000)) / (256 * 1000)
+
+
+def _curve() -> float:
+    import numpy as np
+
+    from mechprobe.dynamics.dip_statistic import Noise, dip_statistic
+
+    noise = Noise(1.0, (1.0,) * 8)
+    curves = noise.draw(np.random.default_rng(0), 2000)
+    return best(lambda: dip_statistic(curves, noise)) / (2000 * 8)
+
+
+def _figures() -> tuple[float, float]:
+    """Seconds of a figure of one axes in the three forms that stages write, and of each further axes; 0 without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return 0.0, 0.0
+
+    def draw(n: int) -> None:
+        figure = Figure(layout="constrained")
+        for axes in figure.subplots(1, n, squeeze=False)[0]:
+            for shift in range(3):
+                axes.errorbar(range(8), [shift + k % 3 for k in range(8)], yerr=0.5, label=f"model {shift}")
+            axes.legend()
+        for form in ("svg", "png", "pdf"):
+            figure.savefig(io.BytesIO(), format=form)
+
+    one, four = (best(lambda n=n: draw(n)) for n in (1, 4))
+    return one, max(0.0, (four - one) / 3)
