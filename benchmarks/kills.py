@@ -38,8 +38,7 @@ _GRACE = 30.0
 """Seconds from SIGTERM to SIGKILL."""
 
 
-_SMALL = "{skill={n=12}, max_new_tokens=24, batch_size=4}"
-_SWEPT = f'sweep.benchmarks={{"standin:ifeval"={_SMALL}, "standin:mmlu_pro"={_SMALL}}}'
+_SWEPT = 'sweep.benchmarks={"standin:math500"={skill={n=12, rendering="compact"}, max_new_tokens=24, batch_size=4}}'
 
 
 @dataclass(frozen=True)
