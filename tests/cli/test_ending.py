@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -152,7 +153,9 @@ def test_a_worker_that_was_ended_is_one_sentence(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(
         batches, "DraftingRunner", lambda _runner: type("Runner", (), {"prepare": lambda _self: None})()
     )
-    monkeypatch.setattr(batches, "batches", lambda _runner, _conditions: [[1], [2]])
+    monkeypatch.setattr(
+        batches, "batches", lambda _runner, _conditions: [[SimpleNamespace(name=name)] for name in "ab"]
+    )
     with pytest.raises(OutOfMemoryError, match=r"lower intervene\.workers, now 2"):
         list(batches.run_conditions(object.__new__(Runner), [], workers=2))
 
