@@ -99,7 +99,8 @@ def build(folder: Path, names: tuple[str, ...] = ("base", "sft", "rl")) -> tuple
         vocab_size=VOCABULARY, hidden_size=256, intermediate_size=512, num_hidden_layers=4, num_attention_heads=4,
         num_key_value_heads=2, head_dim=64, tie_word_embeddings=True, eos_token_id=0, pad_token_id=1,
     )  # fmt: skip
-    model = Qwen3ForCausalLM(config).to(torch.bfloat16)
+    model: Any = Qwen3ForCausalLM(config)
+    model.to(torch.bfloat16)
     points = folder / "points"
     for path in (*(folder / name for name in names), *(points / "rl" / f"step_{step}" for step in _CHECKPOINTS)):
         model.save_pretrained(path)

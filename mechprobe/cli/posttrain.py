@@ -230,15 +230,15 @@ def cost_of(arm: "Arm", planned: dict[str, Any]) -> "tuple[StageCost, list[str]]
     """FLOP, memory, disk and time of a training on this machine, also as lines."""
     from statistics import fmean
 
+    from mechprobe.planning.machine import rates_here
     from mechprobe.planning.posttraining import TrainingWork, training_cost
-    from mechprobe.planning.rates import NOT_MEASURED, rates_here
     from mechprobe.planning.shapes import ModelShape
     from mechprobe.planning.stage_cost import table
     from mechprobe.posttrain.training import micro_batches
 
     config, own = arm.config, getattr(arm.config, "on_policy", None)
     written = arm.method == "grpo" or own is not None
-    rates, known = rates_here(arm.base.device)
+    rates, known, said = rates_here(arm.base.device)
     work = TrainingWork(
         method=arm.method,
         steps=arm.n_steps,
@@ -254,7 +254,7 @@ def cost_of(arm: "Arm", planned: dict[str, Any]) -> "tuple[StageCost, list[str]]
         adapters=config.lora is not None,
     )
     cost = training_cost(ModelShape.of(arm.base.config), work, rates, known=known)
-    return cost, [*table([cost], rates), *([] if known else [NOT_MEASURED])]
+    return cost, [*table([cost], rates), *said]
 
 
 def plan_lines(arm: "Arm", planned: dict[str, Any]) -> list[str]:

@@ -73,14 +73,13 @@ def report(run: RunFolder = DEFAULT_RUN, as_json: options.Json = False, dry_run:
 def _plan_report(layout: "RunLayout", *, as_json: bool) -> None:
     """Print what a report of a run folder costs here."""
     from mechprobe.cli.printing import say, say_json
+    from mechprobe.planning.machine import rates_here
     from mechprobe.planning.page import report_of
-    from mechprobe.planning.rates import NOT_MEASURED, rates_here
     from mechprobe.planning.stage_cost import table
 
-    rates, known = rates_here("cpu")
+    rates, known, said = rates_here("cpu")
     cost = report_of(layout, rates, known=known)
     if as_json:
         say_json({"stage": "report", "folder": str(layout.report), "cost": [cost.to_dict()]})
         return
-    lines = table([cost], rates) + ([] if known else [NOT_MEASURED])
-    say("\n".join([*lines, "Nothing was written."]))
+    say("\n".join([*table([cost], rates), *said, "Nothing was written."]))

@@ -6,11 +6,12 @@ from typing import Any
 
 from mechprobe.pipeline.run import Run
 from mechprobe.planning.beside import SIDE, dictionary_seeds
+from mechprobe.planning.machine import rates_here
 from mechprobe.planning.plan import stage_costs
-from mechprobe.planning.rates import NOT_MEASURED, Rates, rates_here
+from mechprobe.planning.rates import Rates
 from mechprobe.planning.scene import Scene
 from mechprobe.planning.shapes import ModelShape
-from mechprobe.planning.stage_cost import StageCost, table
+from mechprobe.planning.stage_cost import StageCost, countable, table
 from mechprobe.planning.stages import STAGES
 from mechprobe.planning.work import Assumed, count_work
 from mechprobe.ranks import sharing
@@ -38,9 +39,10 @@ def cost_lines(run: Run, stage: str, plan: Mapping[str, Any]) -> tuple[list[str]
     """
     if not run.config.models:
         return ["The cost depends on results that are read, not on models."], {}
-    rates, known = rates_here(run.config.device)
-    costs = _costs(scene_of(run, rates, known=known), stage, plan)
-    lines = table(costs, rates) + ([] if known else [NOT_MEASURED])
+    rates, known, said = rates_here(run.config.device)
+    with countable():
+        costs = _costs(scene_of(run, rates, known=known), stage, plan)
+    lines = table(costs, rates) + said
     return lines, {"cost": [cost.to_dict() for cost in costs]}
 
 

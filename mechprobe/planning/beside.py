@@ -99,7 +99,9 @@ def _logprobs(scene: Scene, plan: Plan) -> StageCost:
     chunk = min(1 << 24, response * scene.largest.n_ids)
     meter.hold(device=scene.weights + batch + chunk * (formulas.FLOAT + 3 * 8), host=len(shapes) * response * 40)
     return meter.cost(
-        known=scene.known, note=f"{len(shapes)} models, {traces:,} traces, {round(response):,} response tokens"
+        devices=scene.devices,
+        known=scene.known,
+        note=f"{len(shapes)} models, {traces:,} traces, {round(response):,} response tokens",
     )
 
 
@@ -171,7 +173,9 @@ def _dynamics(scene: Scene, plan: Plan) -> StageCost:
     meter.work("drawn", n_curves * config.draws * checkpoints * scene.work.samples / scene.n_tasks)
     meter.work("figure", 1)
     meter.work("chart", n_curves)
-    return meter.cost(known=scene.known, note=f"{n_curves} curves of up to {checkpoints} checkpoints")
+    note = f"{n_curves} curves of up to {checkpoints} checkpoints"
+    cost = meter.cost(known=scene.known, note=note)
+    return replace(cost, device_bytes=0) if scene.rates.device == "cuda" else cost  # it takes no card
 
 
 def _weights(scene: Scene, plan: Plan) -> StageCost:
@@ -217,7 +221,9 @@ def _emergence(scene: Scene, plan: Plan) -> StageCost:
     arms = find_arms(list(shapes), config) if not plan else ()
     names = list(dict.fromkeys([config.base, *(m for arm in arms for m in arm.checkpoints)])) if arms else list(shapes)
     n_jobs = len(plan.get("dictionaries", ())) or len(all_jobs(arms, config))
-    whole = replace(scene, shapes={name: shapes.get(name, scene.largest) for name in names})
+    every = scene.config.train_sae.replace(models=())  # each dictionary has its own models
+    settings = scene.config.replace(train_sae=every)
+    whole = replace(scene, config=settings, shapes={name: shapes.get(name, scene.largest) for name in names})
     cache = STAGES["cache"](whole)
     meter = whole.meter("emergence", "models", "optimizer", "figures", "bridge")
     meter.take((cache.seconds or 0.0) - scene.rates.started("program", "models", "bridge"))

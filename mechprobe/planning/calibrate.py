@@ -7,12 +7,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from mechprobe.errors import ModelError
 from mechprobe.planning.formulas import FLOAT, crosscoder_weights, encode_flop, forward_flop, optimizer_bytes
 from mechprobe.planning.kits import measure_kits
+from mechprobe.planning.machine import device_name
 from mechprobe.planning.rates import FEW, FULL, Rates
 from mechprobe.planning.shapes import ModelShape
 from mechprobe.planning.units import measure_units, small_tokenizer
@@ -39,7 +39,7 @@ def calibrate(device: str = "cpu") -> Rates:
         raise ModelError(f"Device '{device}' cannot be calibrated; give cpu or cuda.")
     began, load = time.monotonic(), os.getloadavg()[0]
     start_s, held = measure_kits()
-    dtypes = ("float32", "bfloat16")
+    dtypes = ("float32", "bfloat16", *(("tf32",) if kind == "cuda" else ()))
     bandwidth = _bandwidth(device)
     training, sparse, selection = _training(device, bandwidth)
     write, read = _disk()
@@ -48,7 +48,7 @@ def calibrate(device: str = "cpu") -> Rates:
         dtype: {str(width): _block_rate(device, dtype, width, call_s) for width in _WIDTHS[kind]} for dtype in dtypes
     }
     return Rates(
-        name=_device_name(kind),
+        name=device_name(kind),
         device="cuda" if kind == "cuda" else "cpu",
         source="measured",
         blocks=blocks,
@@ -77,17 +77,6 @@ def calibrate(device: str = "cpu") -> Rates:
     )
 
 
-def _device_name(kind: str) -> str:
-    import torch
-
-    if kind == "cuda":
-        return torch.cuda.get_device_name()
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 def _host_memory() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
@@ -112,13 +101,16 @@ def _model(device: str, dtype: str, width: int, n_layers: int) -> tuple[Any, Mod
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
 
+    from mechprobe.models.precision import allow_tf32
+
     config = LlamaConfig(
         hidden_size=width, intermediate_size=3 * width, num_hidden_layers=n_layers, num_attention_heads=max(1, width // 64),
         num_key_value_heads=max(1, width // 64), vocab_size=512,
     )  # fmt: skip
-    model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), attn_implementation="eager").to(
-        device
-    )
+    own = torch.float32 if dtype == "tf32" else getattr(torch, dtype)
+    model = AutoModelForCausalLM.from_config(config, dtype=own, attn_implementation="eager").to(device)
+    if dtype == "tf32":
+        allow_tf32(model.model)
     return model.eval(), ModelShape.of(config)
 
 

@@ -16,8 +16,9 @@ class Meter:
     process, or by the first one.
     """
 
-    def __init__(self, stage: str, rates: Rates, dtype: str, *kits: str) -> None:
+    def __init__(self, stage: str, rates: Rates, dtype: str, *kits: str, tf32: bool = False) -> None:
         self.stage, self.rates, self.dtype = stage, rates, dtype
+        self._forward_dtype = "tf32" if tf32 and dtype == "float32" and rates.device == "cuda" else dtype
         self.flop, self.disk = 0.0, 0
         self.shared, self.alone = 0.0, rates.started(*kits)
         self._base = rates.holds(*kits)
@@ -44,8 +45,12 @@ class Meter:
         n_batches = max(1.0, n_batches)
         flop = passes * formulas.forward_flop(shape, n_tokens, length, count)
         self.flop += flop
-        rate = self.rates.block_rate(self.dtype, shape.d_model, n_tokens / n_batches)
-        self.shared += flop / rate + passes * n_batches * count * self.rates.call_s
+        forward, own = (
+            self.rates.block_rate(dtype, shape.d_model, n_tokens / n_batches)
+            for dtype in (self._forward_dtype, self.dtype)
+        )  # TF32 is for forward passes only
+        seconds = flop / passes * (1 / forward + (passes - 1) / own)
+        self.shared += seconds + passes * n_batches * count * self.rates.call_s
 
     def head(self, shape: ModelShape, n_positions: Number, *, passes: Number = 1) -> None:
         """Unembedding, and about six float64 passes over the log-probabilities (ours)."""
@@ -75,7 +80,7 @@ class Meter:
         cache = 3 * formulas.kv_bytes(shape, self.dtype, max(1, round(rows)), round(prompt + new / 2))
         logits = 8 * rows * shape.n_ids * formulas.FLOAT
         self.flop += times * flop
-        rate = self.rates.block_rate(self.dtype, shape.d_model, rows)
+        rate = self.rates.block_rate(self._forward_dtype, shape.d_model, rows)
         products = max(flop / (n_batches * new) / rate, shape.weight_bytes(self.dtype) / self.rates.bandwidth)
         step = (
             products + (cache + logits) / self.rates.bandwidth + shape.n_layers * self.rates.call_s + self.rates.step_s
@@ -85,10 +90,10 @@ class Meter:
         if sampled:
             self.work("sampled", times * n * new)
 
-    def products(self, flop: Number) -> None:
-        """Products of a crosscoder."""
+    def products(self, flop: Number, precision: str = "float32") -> None:
+        """Products of a crosscoder, with operands in ``precision``."""
         self.flop += flop
-        self.shared += flop / self.rates.training
+        self.shared += flop / self.rates.training_rate(precision)
 
     def gather(self, flop: Number) -> None:
         """Products of a crosscoder with active latents only."""

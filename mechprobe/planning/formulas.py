@@ -16,9 +16,12 @@ FLOAT = 4
 
 
 def forward_flop(shape: ModelShape, n_tokens: Number, context: Number, n_layers: Number | None = None) -> Number:
-    """FLOP of blocks: ``n_tokens`` tokens, each with ``context`` keys, through ``n_layers`` blocks (None: all)."""
+    """FLOP of blocks: ``n_tokens`` tokens, each with ``context`` keys, through ``n_layers`` blocks (None: all).
+
+    Where only some blocks have attention, each counts the mean of all. The recurrence of the others is not counted.
+    """
     layers = shape.n_layers if n_layers is None else n_layers
-    attention = 4 * shape.n_heads * shape.head_dim * context
+    attention = 4 * shape.n_heads * shape.head_dim * context * shape.n_attention / shape.n_layers
     return layers * n_tokens * (2 * shape.block_weights + attention)
 
 
@@ -76,8 +79,8 @@ def evaluation_bytes(d_all: int, d_sae: int, rows: int) -> int:
 
 
 def kv_bytes(shape: ModelShape, dtype: str, n_rows: int, length: int) -> int:
-    """Bytes of keys and values of ``n_rows`` sequences."""
-    return 2 * shape.n_layers * n_rows * length * shape.n_kv_heads * shape.head_dim * BYTES[dtype]
+    """Bytes of keys and values of ``n_rows`` sequences. The states of blocks without attention are not counted."""
+    return 2 * shape.n_attention * n_rows * length * shape.n_kv_heads * shape.head_dim * BYTES[dtype]
 
 
 def activation_bytes(shape: ModelShape, dtype: str, n_rows: int, length: int) -> int:

@@ -9,15 +9,19 @@ from mechprobe.emergence.arms import find_arms
 from mechprobe.errors import ConfigError, ModelError, first_line, is_out_of_memory
 from mechprobe.formatting import byte_size
 from mechprobe.planning.beside import LISTED, SIDE
+from mechprobe.planning.cards import UNVERIFIED
+from mechprobe.planning.machine import measured_elsewhere
 from mechprobe.planning.page import report_cost
 from mechprobe.planning.rates import Rates
 from mechprobe.planning.scene import Scene
 from mechprobe.planning.shapes import ModelShape
-from mechprobe.planning.stage_cost import StageCost, table
-from mechprobe.planning.stages import SPREAD, STAGES
+from mechprobe.planning.stage_cost import StageCost, countable, table
+from mechprobe.planning.stages import STAGES
 from mechprobe.planning.work import Assumed, Workload, count_work
 from mechprobe.run_config import RunConfig
 from mechprobe.run_layout import RunLayout
+
+_MOST_DEVICES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -63,8 +67,16 @@ class RunPlan:
         if short:
             found.append(f"{', '.join(short)} would not fit in the memory of one device.")
         if self.devices > 1:
-            found.append(f"Several devices share {', '.join(SPREAD)}; every other stage takes one.")
-        return found
+            shared = [cost.stage for cost in self.costs if cost.devices > 1]
+            found.append(f"Several devices share {', '.join(shared)}; every other stage takes one.")
+        without = sorted({shape.model_type for shape in self.shapes.values() if not shape.n_attention})
+        if without:
+            found.append(
+                f"The config of {', '.join(without)} names no attention; neither it nor a cache or state is counted."
+            )
+        if self.rates.source == "published" and self.rates.name in UNVERIFIED:
+            found.append(f"The peaks of {self.rates.name} are not verified against its data sheet.")
+        return found + measured_elsewhere(self.rates)
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON values."""
@@ -124,30 +136,32 @@ def plan_config(
         ModelError: A model has no config that can be used.
     """
     config.require_models()
-    if devices < 1:
-        raise ConfigError(f"--devices is {devices}; give 1 or more.")
+    if not 1 <= devices <= _MOST_DEVICES:
+        raise ConfigError(f"--devices is {devices}; give a number from 1 to {_MOST_DEVICES:,}.")
     one = None if model_config is None else ModelShape.of_file(model_config)
     shapes = {name: one or _shape(name, path) for name, path in config.models.items()}
     depth = next(iter(shapes.values())).n_layers
     tokenizer = None if one is not None else _tokenizer(next(iter(config.models.values())))
-    work = count_work(config, layout, tokenizer, depth, assumed or Assumed())
-    scene = Scene(config, shapes, work, rates, devices)
-    return RunPlan(stage_costs(scene), shapes, work, rates, devices, scene.dtype)
+    context = min(shape.max_context for shape in shapes.values())
+    with countable():
+        work = count_work(config, layout, tokenizer, depth, (assumed or Assumed()).within(context))
+        scene = Scene(config, shapes, work, rates, devices)
+        return RunPlan(stage_costs(scene), shapes, work, rates, devices, scene.dtype)
 
 
 def _shape(name: str, path: str) -> ModelShape:
     """Sizes of a model: from its folder, or from the config alone where it is on the hub."""
-    place = Path(path)
+    place = Path(path).expanduser()
     if place.is_dir():
         return ModelShape.of_file(place)
     from transformers import AutoConfig
 
     from mechprobe.models.checkpoint_fit import quietly
 
-    repository, _, revision = path.partition("@")
+    repository, revision = _on_hub(path)
     try:
         with quietly():
-            config = AutoConfig.from_pretrained(repository, revision=revision or None)
+            config = AutoConfig.from_pretrained(repository, revision=revision)
     except Exception as error:  # noqa: BLE001 - the hub client raises many unrelated types
         raise ModelError(
             f"Model {name}: {path} is not a local folder, and the hub did not give its config ({first_line(error)}); "
@@ -156,12 +170,20 @@ def _shape(name: str, path: str) -> ModelShape:
     return ModelShape.of(config)
 
 
+def _on_hub(path: str) -> tuple[str, str | None]:
+    """Name and revision of a model of the hub."""
+    name, _, revision = path.partition("@")
+    return name, revision or None
+
+
 def _tokenizer(path: str) -> Any:
     """The tokenizer of a model; None where there is none."""
     from transformers import AutoTokenizer
 
+    place = Path(path).expanduser()
+    name, revision = (str(place), None) if place.is_dir() else _on_hub(path)
     try:
-        return AutoTokenizer.from_pretrained(path.partition("@")[0])
+        return AutoTokenizer.from_pretrained(name, revision=revision)
     except Exception as error:
         if is_out_of_memory(error):
             raise

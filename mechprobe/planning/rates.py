@@ -1,16 +1,19 @@
 """How fast a device is, and what a process holds before it begins: measured on this machine, or from the data sheet of a card."""
 
+import json
 import math
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 
 from mechprobe.errors import ConfigError
-from mechprobe.files import read_json, write_json
-from mechprobe.planning.cards import BLOCK_CALL, CARDS, MEMORY, PRODUCTS, STEP_CALL, Card
+from mechprobe.files import write_json
+from mechprobe.planning.cards import BLOCK_CALL, MEMORY, PRODUCTS, STEP_CALL, Card
 
 FORMAT = 2
 KITS = ("program", "models", "bridge", "optimizer", "figures", "classifiers", "sae_lens", "trl", "page")
@@ -50,7 +53,7 @@ _START = {
     "program": 4.0, "models": 3.0, "bridge": 2.0, "optimizer": 1.5, "figures": 1.0, "classifiers": 1.0, "sae_lens": 4.0, "trl": 6.0,
     "page": 2.0,
 }  # fmt: skip
-_HELD = {
+HELD = {
     "program": 500_000_000, "models": 80_000_000, "bridge": 40_000_000, "optimizer": 60_000_000, "figures": 40_000_000,
     "classifiers": 40_000_000, "sae_lens": 150_000_000, "trl": 200_000_000, "page": 250_000_000,
 }  # fmt: skip
@@ -60,6 +63,12 @@ _UNITS = {
 """Of a host that was not measured: Linux with torch 2.13 for CPUs (ours)."""
 
 
+Rate = Annotated[float, Field(gt=1e-30, lt=1e30, allow_inf_nan=False, strict=True)]
+Seconds = Annotated[float, Field(ge=0, lt=1e30, allow_inf_nan=False, strict=True)]
+Bytes = Annotated[int, Field(ge=0, lt=10**18, strict=True)]
+Width = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,8}$")]
+ByWidth = Annotated[Mapping[Width, tuple[Rate, Rate]], Field(min_length=1)]
+"""What a calibration file may hold."""
 FEW, FULL = 16, {"cpu": 1024, "cuda": 8192}
 """Tokens of the calls whose rates are measured: those of a generation step, and those of a full batch."""
 
@@ -84,8 +93,8 @@ class Rates:
         name: The processor or the card.
         device: ``cpu`` or ``cuda``.
         source: ``measured`` by `mechprobe bench --calibrate`, or ``published``.
-        blocks: dtype → width of the residual stream → FLOP per second of whole transformer blocks on `FEW` and on `FULL` tokens.
-        training: FLOP per second of the products of a crosscoder's step, as `formulas` counts them.
+        blocks: dtype, or ``tf32`` → width of the residual stream → FLOP per second of whole transformer blocks on `FEW` and on `FULL` tokens.
+        training: FLOP per second of the products of a crosscoder's step in float32, as `formulas` counts them.
         sparse: FLOP per second of its products with active latents only, which gather rows.
         selection: Seconds that a step spends on one score, a row and a latent, beside its products.
         bandwidth: Bytes per second of memory.
@@ -104,21 +113,21 @@ class Rates:
     name: str
     device: Literal["cpu", "cuda"]
     source: Literal["measured", "published"]
-    blocks: Mapping[str, Mapping[str, Sequence[float]]]
-    training: float
-    sparse: float
-    selection: float
-    bandwidth: float
-    call_s: float
-    step_s: float
-    write: float
-    read: float
-    copy: float
-    start_s: dict[str, float]
-    held: dict[str, int]
-    units: dict[str, float]
-    memory: int
-    context: int = 0
+    blocks: Mapping[str, ByWidth]
+    training: Rate
+    sparse: Rate
+    selection: Seconds
+    bandwidth: Rate
+    call_s: Seconds
+    step_s: Seconds
+    write: Rate
+    read: Rate
+    copy: Rate
+    start_s: dict[str, Seconds]
+    held: dict[str, Bytes]
+    units: dict[str, Seconds]
+    memory: Annotated[Bytes, Field(gt=0)]
+    context: Bytes = 0
     made: dict[str, Any] = field(default_factory=dict)
 
     def block_rate(self, dtype: str, width: int, n_tokens: int | float = float("inf")) -> float:
@@ -135,6 +144,14 @@ class Rates:
         taken = short + max(0.0, n_tokens - least) * (long - short) / (most - least)
         return max(1.0, n_tokens) / max(taken, max(1.0, n_tokens) / full)
 
+    def training_rate(self, precision: str) -> float:
+        """FLOP per second of the products of a crosscoder's step with operands in ``precision``.
+
+        Beyond float32 it grows as that of blocks does at the greatest measured width (ours).
+        """
+        width = max(int(width) for width in self.blocks["float32"])
+        return self.training * self.block_rate(precision, width) / self.block_rate("float32", width)
+
     def started(self, *kits: str) -> float:
         """Seconds until a command has started with these kits."""
         return sum(self.start_s.get(kit, 0.0) for kit in kits)
@@ -146,7 +163,7 @@ class Rates:
     @classmethod
     def of_card(cls, card: Card) -> "Rates":
         """Rates from published peaks, at the shares that `cards` states."""
-        whole = {"float32": card.single, "bfloat16": card.half, "float16": card.half}
+        whole = {"float32": card.single, "tf32": card.tf32, "bfloat16": card.half, "float16": card.half}
         return cls(
             name=card.name,
             device="cuda",
@@ -162,7 +179,7 @@ class Rates:
             read=_DISK,
             copy=MEMORY * card.copy,
             start_s={**_START, "program": 10.0},
-            held={**_HELD, "program": 1_000_000_000},
+            held={**HELD, "program": 1_000_000_000},
             units=_UNITS,
             memory=card.memory,
             context=_CONTEXT,
@@ -184,14 +201,27 @@ class Rates:
             raise ConfigError(
                 f"There is no calibration in {path}; run `mechprobe bench --calibrate`, or name a card with --card."
             )
-        data = read_json(path)
-        known = {each.name for each in fields(cls)}
-        if not isinstance(data, dict) or data.get("format") != FORMAT or known - data.keys():
+        found = _read(path)
+        if found is None:
             raise ConfigError(
                 f"{path} is no calibration of this version; make it again with `mechprobe bench --calibrate`."
             )
-        pairs = {dtype: {width: tuple(pair) for width, pair in row.items()} for dtype, row in data["blocks"].items()}
-        return cls(**{name: data[name] for name in known} | {"blocks": pairs})
+        return found
+
+
+def _read(path: Path) -> Rates | None:
+    """The rates of a file; None where it is no JSON, of another version, or has a value that no machine has."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
+            return None
+        if data.keys() != {each.name for each in fields(Rates)}:
+            return None
+        found = TypeAdapter(Rates).validate_python(data)
+    except (OSError, ValueError, RecursionError, ValidationError):
+        return None
+    whole = "float32" in found.blocks and found.units.keys() == set(UNITS)
+    return found if whole and {"program", "models"} <= found.start_s.keys() & found.held.keys() else None
 
 
 def default_place() -> Path:
@@ -199,19 +229,3 @@ def default_place() -> Path:
     given = os.environ.get("MECHPROBE_CALIBRATION")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(given) if given else cache / "mechprobe" / "calibration.json"
-
-
-NOT_MEASURED = "no time, because this machine is not calibrated: `mechprobe bench --calibrate` takes a minute"
-
-
-def rates_here(device: str) -> tuple[Rates, bool]:
-    """The rates of this machine, and whether they were measured on such a device; else sizes are right and times are left out."""
-    kind: Literal["cpu", "cuda"] = "cuda" if device.startswith("cuda") else "cpu"
-    try:
-        found = Rates.load(default_place())
-    except ConfigError:
-        found = None
-    if found is not None and found.device == kind:
-        return found, True
-    card = Rates.of_card(CARDS["A100"])
-    return card if kind == "cuda" else replace(card, device="cpu", held=_HELD), False

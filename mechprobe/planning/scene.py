@@ -7,6 +7,7 @@ from math import ceil
 
 from mechprobe.cache.store.dtypes import row_bytes
 from mechprobe.emergence.arms import with_checkpoints
+from mechprobe.errors import ConfigError
 from mechprobe.models.precision import AUTO
 from mechprobe.planning import formulas
 from mechprobe.planning.cost import Meter
@@ -15,6 +16,7 @@ from mechprobe.planning.shapes import BYTES, ModelShape
 from mechprobe.planning.work import Workload
 from mechprobe.run_config import RunConfig
 from sae_training import CrosscoderConfig, TrainConfig
+from sae_training.errors import SaeTrainingError
 
 _MARGIN = 1.02
 _TOKEN_OVERHEAD = 1000
@@ -43,7 +45,7 @@ class Scene:
 
     def meter(self, stage: str, *kits: str, opened: int | None = None) -> Meter:
         """The sum of a stage that imports these kits beside the program, and inspects ``opened`` folders of models; None: all."""
-        meter = Meter(stage, self.rates, self.dtype, "program", *kits)
+        meter = Meter(stage, self.rates, self.dtype, "program", *kits, tf32=self.config.tf32)
         meter.work("opened", len(self.shapes) if opened is None else opened)
         return meter
 
@@ -73,8 +75,21 @@ class Scene:
     @property
     def d_all(self) -> int:
         """Width of all models of the crosscoder together."""
-        chosen = self.config.train_sae.models or tuple(self.shapes)
-        return max(1, len(self.config.train_sae.sites)) * sum(self.shapes[name].d_model for name in chosen)
+        return max(1, len(self.config.train_sae.sites)) * sum(shape.d_model for shape in self.chosen.values())
+
+    @cached_property
+    def chosen(self) -> dict[str, ModelShape]:
+        """The models of the dictionary.
+
+        Raises:
+            ConfigError: ``train_sae.models`` names one that is not there.
+        """
+        names = self.config.train_sae.models or tuple(self.shapes)
+        if missing := [name for name in names if name not in self.shapes]:
+            raise ConfigError(
+                f"train_sae.models names {missing[0]}, which is none of the models ({', '.join(self.shapes)})."
+            )
+        return {name: self.shapes[name] for name in names}
 
     @property
     def row_bytes(self) -> int:
@@ -115,11 +130,12 @@ class Scene:
     @cached_property
     def dictionary(self) -> tuple[CrosscoderConfig, TrainConfig]:
         """The settings of the dictionary, as `TrainSaeConfig.resolve` gives them."""
-        settings, widths = self.config.train_sae, [shape.d_model for shape in self.shapes.values()]
+        settings, widths = self.config.train_sae, [shape.d_model for shape in self.chosen.values()]
         given = {"d_sae": settings.d_sae, "variant": settings.variant, "k": settings.k}
         shape = {
             "n_models": len(widths),
-            "d_model": max(widths),
+            "model_names": tuple(self.chosen),
+            "d_model": widths[0] if len(set(widths)) == 1 else tuple(widths),
             **{key: value for key, value in given.items() if value is not None},
         }
         schedule = {"n_tokens": settings.n_tokens, "batch_size": settings.batch_size, "lr": settings.lr}
@@ -128,8 +144,11 @@ class Scene:
         if not paper:
             trained = round(self.work.rows * (1 - self.config.cache.held_out_frac))
             shape, schedule = {"d_sae": 16 * max(widths), **shape}, {"n_tokens": 4 * trained, **schedule}
-        made = (CrosscoderConfig.paper if paper else CrosscoderConfig)(**shape, **settings.crosscoder)
-        return made, (TrainConfig.paper if paper else TrainConfig)(**schedule)
+        try:
+            made = (CrosscoderConfig.paper if paper else CrosscoderConfig)(**{**shape, **settings.crosscoder})
+            return made, (TrainConfig.paper if paper else TrainConfig)(**schedule)
+        except SaeTrainingError as error:
+            raise ConfigError(f"train-sae: {error}") from None
 
     @property
     def d_sae(self) -> int:

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from mechprobe.errors import ModelError, first_line
+from mechprobe.errors import ModelError, first_line, is_out_of_memory
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes of a number, by dtype of the models."""
@@ -19,7 +20,9 @@ class ModelShape:
         n_layers: Number of blocks.
         d_model: Width of the residual stream.
         d_ff: Width inside the MLP that one token passes through.
-        n_heads, n_kv_heads, head_dim: Attention heads of queries, and of keys and values, and the width of each.
+        n_heads, n_kv_heads, head_dim: Attention heads of queries, and of keys and values, and the width of each; 0 where the config has
+            none.
+        n_attention: Blocks with attention.
         n_ids: Rows of the unembedding.
         block_weights: Weights of one block that one token is multiplied with; of experts, only those it is sent to.
         parameters: All parameters, tied ones once.
@@ -34,6 +37,7 @@ class ModelShape:
     n_heads: int
     n_kv_heads: int
     head_dim: int
+    n_attention: int
     n_ids: int
     block_weights: int
     parameters: int
@@ -45,24 +49,40 @@ class ModelShape:
         """Sizes from a transformers config. The modules are made without storage, so any causal model that transformers knows is counted.
 
         Raises:
-            ModelError: transformers knows no causal language model with this config.
+            ModelError: transformers knows no causal language model with this config, or the config lacks a size.
         """
+        try:
+            return cls._of(config)
+        except ModelError:
+            raise
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            raise ModelError(
+                f"The sizes of a model of the type '{getattr(config, 'model_type', '?')}' cannot be read from its config "
+                f"({first_line(error)}); a plan needs them."
+            ) from None
+
+    @classmethod
+    def _of(cls, config: Any) -> "ModelShape":
         text = config.get_text_config()
         model = _without_storage(text)
-        heads = int(text.num_attention_heads)
+        n_layers, d_model = _needed(text, "num_hidden_layers"), _needed(text, "hidden_size")
+        heads = _number(text, "num_attention_heads")
         return cls(
             model_type=str(text.model_type),
-            n_layers=int(text.num_hidden_layers),
-            d_model=int(text.hidden_size),
-            d_ff=_inner_width(text),
+            n_layers=n_layers,
+            d_model=d_model,
+            d_ff=_inner_width(text) or 4 * d_model,
             n_heads=heads,
-            n_kv_heads=int(getattr(text, "num_key_value_heads", None) or heads),
-            head_dim=int(getattr(text, "head_dim", None) or text.hidden_size // heads),
-            n_ids=int(text.vocab_size),
+            n_kv_heads=min(heads, _number(text, "num_key_value_heads") or heads),
+            head_dim=(_number(text, "head_dim") or d_model // heads) if heads else 0,
+            n_attention=_attention_blocks(text, n_layers) if heads else 0,
+            n_ids=_needed(text, "vocab_size"),
             block_weights=_block_weights(model, text),
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             stored_as=str(getattr(config, "dtype", None) or "float32").removeprefix("torch."),
-            max_context=int(getattr(text, "max_position_embeddings", None) or 1 << 30),
+            max_context=_number(text, "max_position_embeddings", "context_length") or 1 << 30,
         )
 
     @classmethod
@@ -99,11 +119,45 @@ def _without_storage(config: Any) -> Any:
     try:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config)
-    except Exception as error:  # noqa: BLE001 - transformers raises many unrelated types for an unusable config
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise ModelError(
             f"transformers makes no causal language model of the type '{getattr(config, 'model_type', '?')}' ({first_line(error)}); "
             "a plan needs one."
         ) from None
+
+
+def _number(config: Any, *names: str) -> int:
+    """The first of these entries that is a number above 0; of one per layer, their mean; 0 where there is none."""
+    for name in names:
+        try:
+            value = getattr(config, name, None)
+        except RuntimeError:  # it differs between layers
+            layers = config.per_layer_config
+            value = [getattr(layers[place], name, None) for place in range(len(layers))]
+        values = [n for n in value if isinstance(n, int)] if isinstance(value, list | tuple) else [value]
+        known = [n for n in values if isinstance(n, int | float) and not isinstance(n, bool) and n > 0]
+        if known:
+            return max(1, round(fmean(known)))
+    return 0
+
+
+def _needed(config: Any, name: str) -> int:
+    found = _number(config, name)
+    if not found:
+        raise ModelError(f"The config of the type '{config.model_type}' has no {name}; a plan needs it.")
+    return found
+
+
+def _attention_blocks(config: Any, n_layers: int) -> int:
+    """Blocks with attention over all earlier tokens or a window of them: those that the config names so, or all."""
+    for name in ("layer_types", "layers_block_type"):
+        kinds = getattr(config, name, None)
+        if isinstance(kinds, list | tuple) and len(kinds) == n_layers:
+            named = [str(kind) for kind in kinds]
+            return sum(("attention" in kind and "linear" not in kind) or kind == "hybrid" for kind in named)
+    return n_layers
 
 
 def _block_weights(model: Any, config: Any) -> int:
@@ -111,11 +165,8 @@ def _block_weights(model: Any, config: Any) -> int:
     from mechprobe.models.blocks import find_blocks
 
     blocks = find_blocks(model)
-    n_experts = next(
-        (n for name in ("num_experts", "num_local_experts", "n_routed_experts") if (n := getattr(config, name, None))),
-        1,
-    )
-    share = min(1.0, (getattr(config, "num_experts_per_tok", None) or n_experts) / n_experts)
+    n_experts = _number(config, "num_experts", "num_local_experts", "n_routed_experts") or 1
+    share = min(1.0, (_number(config, "num_experts_per_tok") or n_experts) / n_experts)
     total = 0.0
     for name, parameter in blocks.named_parameters():
         if parameter.ndim >= 2:
@@ -124,16 +175,9 @@ def _block_weights(model: Any, config: Any) -> int:
 
 
 def _inner_width(config: Any) -> int:
-    experts = getattr(config, "num_experts_per_tok", None)
-    inner = getattr(config, "moe_intermediate_size", None)
-    if experts and inner:
-        return int(experts * inner)
-    found = next(
-        (
-            n
-            for name in ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")
-            if (n := getattr(config, name, None))
-        ),
-        None,
+    experts, inner = _number(config, "num_experts_per_tok"), _number(config, "moe_intermediate_size")
+    return (
+        experts * inner
+        if experts and inner
+        else _number(config, "intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")
     )
-    return int(found or 4 * config.hidden_size)

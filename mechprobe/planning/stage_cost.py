@@ -1,16 +1,37 @@
 """The cost of one stage, and costs as a table."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from mechprobe.errors import ConfigError
 from mechprobe.formatting import byte_size, duration
 from mechprobe.planning.rates import Rates
+
+_MOST = {"flop": 1e32, "device_bytes": 1e18, "host_bytes": 1e18, "disk_bytes": 1e18, "seconds": 1e12}
+"""What no stage takes: a cost beyond it comes from a wrong setting (ours; 1e12 s are 32,000 years)."""
+
+_UNIT = {
+    "flop": "FLOP", "device_bytes": "bytes of memory", "host_bytes": "bytes of memory", "disk_bytes": "bytes of disk",
+    "seconds": "seconds",
+}  # fmt: skip
+
+
+@contextmanager
+def countable() -> Iterator[None]:
+    """Refuse settings whose numbers are too large to compute with."""
+    try:
+        yield
+    except OverflowError:
+        raise ConfigError(
+            "A number in the settings is too large for a plan; correct counts such as n_tokens or d_sae."
+        ) from None
 
 
 @dataclass(frozen=True)
 class StageCost:
-    """What a stage costs on one device.
+    """What a stage costs on one device. A cost that no machine can bear raises `ConfigError`.
 
     Attributes:
         stage: Its name.
@@ -32,6 +53,15 @@ class StageCost:
     devices: int = 1
     note: str = ""
 
+    def __post_init__(self) -> None:
+        for name, most in _MOST.items():
+            value = getattr(self, name) or 0
+            if not value < most:
+                raise ConfigError(
+                    f"{self.stage} would take {value:.2g} {_UNIT[name]}, more than any machine bears; "
+                    "correct counts such as n_tokens, max_new_tokens or d_sae."
+                )
+
     def to_dict(self) -> dict[str, Any]:
         """The cost as JSON values."""
         return asdict(self)
@@ -42,7 +72,7 @@ def table(costs: Sequence[StageCost], rates: Rates) -> list[str]:
     on_card = rates.device == "cuda"
     rows = [["stage", "FLOP", *(["card memory", "process"] if on_card else ["memory"]), "disk", "time", ""]]
     for cost in costs:
-        memory = [byte_size(cost.device_bytes)] if on_card else []
+        memory = [byte_size(cost.device_bytes) if cost.device_bytes else "–"] if on_card else []
         rows.append([cost.stage, *flop_disk_time(cost, [*memory, byte_size(cost.host_bytes)]), cost.note])
     known = [cost.seconds for cost in costs if cost.seconds is not None]
     if len(costs) > 1:

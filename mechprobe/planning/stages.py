@@ -36,7 +36,7 @@ def _localize(scene: Scene) -> StageCost:
     rows = min(batch, work.located)
     held = formulas.generation_bytes(shape, scene.dtype, rows, work.longest_task, new)
     meter.hold(device=2 * scene.weights + 1.5 * held)
-    return meter.cost(known=scene.known, note=f"{n_sites} sites, both directions")
+    return meter.cost(devices=scene.devices, known=scene.known, note=f"{n_sites} sites, both directions")
 
 
 def _cache(scene: Scene) -> StageCost:
@@ -80,9 +80,9 @@ def train_steps(scene: Scene, meter: Meter, *, d_all: int | None = None, n_token
     shape, schedule = scene.dictionary
     d_all, n_tokens = d_all or scene.d_all, n_tokens or schedule.n_tokens
     if shape.variant == "l1":
-        meter.products(formulas.dense_step_flop(d_all, shape.d_sae, n_tokens))
+        meter.products(formulas.dense_step_flop(d_all, shape.d_sae, n_tokens), schedule.precision)
     else:
-        meter.products(formulas.encode_flop(d_all, shape.d_sae, n_tokens))
+        meter.products(formulas.encode_flop(d_all, shape.d_sae, n_tokens), schedule.precision)
         meter.gather(
             formulas.sparse_step_flop(d_all, shape.d_sae, shape.k, n_tokens)
             - formulas.encode_flop(d_all, shape.d_sae, n_tokens)
@@ -329,5 +329,3 @@ STAGES: dict[str, Callable[[Scene], StageCost]] = {
     "intervene": _intervene,
 }
 """The stages of the chain that use models or the store, in the order of a run."""
-SPREAD = ("cache", "train-sae", "features", "evaluate", "select", "intervene", "drift", "sweep")
-"""Stages that several devices share; the others take one."""

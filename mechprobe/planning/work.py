@@ -1,13 +1,13 @@
 """How much a run has to do, as counts: prompts, tokens, samples. Read from files and finished stages, or assumed, which is said."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from mechprobe.data.sources import as_prompts, in_order
-from mechprobe.errors import MechprobeError, is_out_of_memory
+from mechprobe.errors import ConfigError, MechprobeError, is_out_of_memory
 from mechprobe.evals.answering import prompts_of
 from mechprobe.evals.tasks import Task, split_tasks
 from mechprobe.records import read_outcomes
@@ -17,6 +17,7 @@ from mechprobe.stage_folder import MANIFEST, read_manifest
 
 _SAMPLED = 512
 """Prompts whose tokens are counted; the rest are taken to be alike."""
+_MOST = 10**12
 _CHARACTERS = 4
 """Characters of a token where no tokenizer is at hand (ours)."""
 
@@ -37,6 +38,23 @@ class Assumed:
     tasks: int = 5
     samples: int = 200
     response_tokens: int | None = None
+
+    def within(self, context: int) -> "Assumed":
+        """What fits into the context of the models, of the lengths that nobody gave.
+
+        Raises:
+            ConfigError: A given length does not fit, or there are more prompts or samples than any file has.
+        """
+        default = self.prompt_tokens == Assumed.prompt_tokens
+        for option, value, most, what in (
+            ("prompts", self.prompts, _MOST, "a plan takes"),
+            ("samples", self.samples, _MOST, "a plan takes"),
+            ("prompt-tokens", 1 if default else self.prompt_tokens, context, "the context of the models is"),
+            ("response-tokens", self.response_tokens or 1, context, "the context of the models is"),
+        ):
+            if value > most:
+                raise ConfigError(f"--assume-{option} is {value:,}, but {what} {most:,}; give at most that.")
+        return replace(self, prompt_tokens=min(self.prompt_tokens, context))
 
 
 @dataclass(frozen=True)
@@ -98,7 +116,7 @@ def count_work(
     n_prompts, lengths = _prompts(config, _counter(tokenizer), assumed, notes)
     most = config.tasks.max_new_tokens
     response, longest = _responses(layout) or (float(assumed.response_tokens or most), assumed.response_tokens or most)
-    halves, asked = _tasks(config, _counter(tokenizer), assumed, notes)
+    halves, samples, asked = _tasks(config, _counter(tokenizer), assumed, notes)
     made = {} if layout is None else _made(layout)
     stored = made.get("cache", {})
     drawn = min(n_prompts, config.cache.max_prompts or n_prompts)
@@ -112,7 +130,7 @@ def count_work(
         notes.append(f"Every response is taken to have {new} tokens.")
     gained = made.get("selection", {})
     located = [first.take(config.localize.n_per_task) for first, _ in halves] if halves else []
-    selecting = sum(len(first.samples) for first, _ in halves) if halves else len(asked) // 2
+    selecting = sum(len(first.samples) for first, _ in halves) if halves else samples // 2
     return Workload(
         prompts=drawn,
         prompt_tokens=fmean(lengths),
@@ -120,11 +138,11 @@ def count_work(
         rows=stored.get("rows", rows),
         sequences=stored.get("sequences", sequences),
         tasks=len(halves) or assumed.tasks,
-        samples=len(asked),
+        samples=samples,
         task_tokens=fmean(asked),
         longest_task=max(asked),
         selecting=selecting,
-        judging=len(asked) - selecting,
+        judging=samples - selecting,
         located=sum(len(task.samples) for task in located)
         if halves
         else min(selecting, assumed.tasks * (config.localize.n_per_task or selecting)),
@@ -168,8 +186,8 @@ def _prompts(
 
 def _tasks(
     config: RunConfig, count: Callable[[str], int], assumed: Assumed, notes: list[str]
-) -> tuple[list[tuple[Task, Task]], Sequence[int]]:
-    """Both halves of every task, and tokens of all its prompts."""
+) -> tuple[list[tuple[Task, Task]], int, Sequence[int]]:
+    """Both halves of every task, the number of all responses that a model is asked for, and tokens of their prompts."""
     try:
         tasks = [task.take(config.evaluate.n_per_task) for task in config.load_tasks()]
     except (MechprobeError, OSError) as error:
@@ -179,9 +197,9 @@ def _tasks(
         notes.append(
             f"{assumed.tasks} tasks of {per_task:,} prompts of {assumed.prompt_tokens:,} tokens are assumed, because: {error}"
         )
-        return [], [assumed.prompt_tokens] * (assumed.tasks * per_task)
+        return [], assumed.tasks * per_task, [assumed.prompt_tokens]
     lengths = [count(prompt.prompt) for task in tasks for sample in task.samples for prompt in prompts_of(task, sample)]
-    return split_tasks(tasks, seed=config.select.seed), [n for n in lengths for _ in range(config.tasks.sampling.n)]
+    return split_tasks(tasks, seed=config.select.seed), len(lengths) * config.tasks.sampling.n, lengths
 
 
 def _made(layout: RunLayout) -> dict[str, dict[str, int]]:
