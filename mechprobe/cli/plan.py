@@ -18,7 +18,7 @@ Models = Annotated[
     typer.Option("--models", "-m", metavar="NAME=PATH ...", help="Models by name: folders or hub names."),
 ]
 CardName = Annotated[
-    str | None, typer.Option("--card", help="A100, H100, H200, L4, L40S or 4090, by their data sheets.")
+    str | None, typer.Option("--card", help="A100, H100, H200, L4, L40S or 4090, by their published peaks.")
 ]
 Devices = Annotated[int, typer.Option("--devices", help="Number of cards.")]
 Calibration = Annotated[

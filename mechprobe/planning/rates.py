@@ -1,4 +1,4 @@
-"""How fast a device is, and what a process holds before it begins: measured on this machine, or from the data sheet of a card."""
+"""How fast a device is, and what a process holds before it begins: measured on this machine, or from the published peaks of a card."""
 
 import json
 import math

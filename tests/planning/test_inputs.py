@@ -10,12 +10,16 @@ from transformers import AutoConfig, AutoTokenizer, LlamaConfig
 
 from mechprobe.cli import main
 from mechprobe.errors import ConfigError, ModelError
+from mechprobe.launcher import SEVERAL
 from mechprobe.planning import plan as planning
+from mechprobe.planning.beside import SIDE
 from mechprobe.planning.cards import CARDS, UNVERIFIED
 from mechprobe.planning.machine import device_name, rates_here
 from mechprobe.planning.plan import plan_config
 from mechprobe.planning.rates import Rates
+from mechprobe.planning.scene import Scene
 from mechprobe.planning.shapes import ModelShape
+from mechprobe.planning.stages import STAGES
 from mechprobe.planning.work import Assumed
 from mechprobe.run_config import RunConfig
 
@@ -285,3 +289,13 @@ def test_a_dictionary_of_chosen_models_is_planned_with_these() -> None:
         costs('train_sae.models=["base", "rl40"]')
     with pytest.raises(ConfigError, match="compares two models, not base, sft, rl"):
         costs("train_sae.crosscoder.reads=difference")
+
+
+def test_the_stages_that_processes_share_are_those_that_devices_divide() -> None:
+    config = RunConfig.build(SETTINGS, ["train_sae.mode=cache", "cache.max_tokens=1000000", "cache.sites=[]"])
+    plan = plan_config(config, H100, devices=2, model_config=LLAMA)
+    scene = Scene(config, plan.shapes, plan.work, H100, 2)
+    made = {name: cost(scene) for name, cost in STAGES.items()}
+    made |= {name: cost(scene, {}) for name, cost in SIDE.items() if name != "emergence"}
+    assert {name for name, cost in made.items() if cost.devices == 2} == set(SEVERAL)
+    assert any(line.startswith("Several devices share localize, cache, train-sae, features") for line in plan.lines)
