@@ -26,11 +26,11 @@ Place = Callable[[Make, int], AbstractContextManager[Fault]]
 FAST = ("evaluate", "localize")
 SLOW = (
     "cache", "train-sae", "weights",
-    "train-sae stream", "train-sae ring", "features", "baselines", "select ig", "select score", "select relie", "intervene", "drift",
-    "sweep", "probe", "dynamics", "logprobs", "emergence", "posttrain sft", "posttrain grpo", "report", "export", "doctor", "plan",
+    "train-sae stream", "train-sae ring", "features", "features seeds", "baselines", "select ig", "select score", "select relie", "intervene", "drift",
+    "sweep", "probe", "dynamics", "logprobs", "emergence", "posttrain sft", "posttrain grpo", "report", "import", "export", "doctor", "plan",
 )  # fmt: skip
-WITHOUT_MODELS = ("train-sae", "weights", "dynamics", "report", "export", "doctor", "plan")
-N_PLACES = 4
+WITHOUT_MODELS = ("train-sae", "weights", "dynamics", "report", "import", "export", "doctor", "plan")
+N_PLACES = 2
 """Calls of each command that fail in the slow tests."""
 
 
