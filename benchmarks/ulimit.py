@@ -42,7 +42,7 @@ _SHARES = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
 _SMALLEST = (16, 24, 32, 48, 64, 96, 128)
 """MiB."""
 _SECONDS = 1800
-_GOOD = ("equal", "sentence")
+_GOOD = ("equal", "sentence", "OpenBLAS")
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def ended(done: subprocess.CompletedProcess[str], same: bool) -> End:
         return End("sentence" if said.startswith("mechprobe: ") else "no sentence", said)
     if done.returncode < 0:
         return End(signal.Signals(-done.returncode).name, said)
-    return End(f"exit code {done.returncode}", said)
+    return End("OpenBLAS" if said.startswith("OpenBLAS") else f"exit code {done.returncode}", said)
 
 
 def ends(

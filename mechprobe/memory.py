@@ -60,7 +60,8 @@ def in_parts(
             start += size
             if failed:
                 tell_once(
-                    f"{what}: memory ran out, so {_most[what]} {unit} are taken at a time; results stay the same."
+                    f"{what}: memory ran out, so {_most[what]} {unit} are taken at a time; results stay the same.",
+                    of_each_rank=True,
                 )
             failed = False
             continue

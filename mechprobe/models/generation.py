@@ -39,7 +39,7 @@ from mechprobe.progress import progress
 from mechprobe.ranks import in_turns
 from mechprobe.types import Finish
 
-_MOST_LOGITS = 1 << 26
+MOST_LOGITS = 1 << 26
 """Logits of last positions that exist at a time (256 MiB in float32); transformers keeps a few copies of them."""
 
 
@@ -180,7 +180,7 @@ def generate(  # noqa: PLR0913 - the promised entry point; all but three are key
             choice = [sampled([seeds[index] for index in batch[part]])] if seeds else []
             return _respond(asked, (ids[part], mask[part]), max_new_tokens, n_prefix, choice, stop)
 
-        most = max(1, _MOST_LOGITS // asked.n_embedded)
+        most = max(1, MOST_LOGITS // asked.n_embedded)
         parts = in_parts(respond, len(batch), most=most, what="Generation", unit="responses")
         return list(chain.from_iterable(parts))
 
@@ -339,5 +339,5 @@ def forced_log_probs(
             raise not_finite(model.name, model.hf.dtype)
         return reader.found()
 
-    most = max(1, _MOST_LOGITS // n_embedding_rows(model.hf))
+    most = max(1, MOST_LOGITS // n_embedding_rows(model.hf))
     return list(chain.from_iterable(in_parts(read, len(rows), most=most, what="Log-likelihoods", unit="prompts")))

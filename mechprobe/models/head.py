@@ -64,7 +64,8 @@ class Head:
         return self.way == "direct"
 
     @property
-    def _is_split(self) -> bool:
+    def is_split(self) -> bool:
+        """Whether logits follow from states. Otherwise the states are the logits."""
         return self.way in ("direct", "through")
 
     def states(
@@ -80,18 +81,18 @@ class Head:
             found.append(inputs[0])
             return inputs[0][:, -1:].contiguous(), *inputs[1:]
 
-        with self._before(shorten) if self._is_split else nullcontext():
+        with self._before(shorten) if self.is_split else nullcontext():
             output = self._hf(input_ids=ids, **forward_inputs(self._hf, attention_mask, device=ids.device))
         return found[0] if found else output.logits
 
     def n_logits(self, width: int) -> int:
         """Number of logits of a position whose states have ``width`` values."""
         weight = getattr(self._module, "weight", None)
-        return int(weight.shape[0]) if self._is_split and isinstance(weight, Tensor) and weight.ndim == 2 else width
+        return int(weight.shape[0]) if self.is_split and isinstance(weight, Tensor) and weight.ndim == 2 else width
 
     def logits(self, hidden: Float[Tensor, "position width"]) -> Float[Tensor, "position vocab"]:
         """Logits of positions from their states, in the dtype of the model."""
-        if not self._is_split:
+        if not self.is_split:
             return hidden
         hidden = hidden.to(self.hidden_device)
         return self._module(hidden[None])[0] if self.direct else self._through(hidden)
@@ -114,17 +115,25 @@ class Head:
         self, ids: Int[Tensor, "batch pos"], attention_mask: Int[Tensor, "batch pos"], sites: Sequence[Site] = ()
     ) -> tuple[Tensor | None, dict[Site, Tensor]]:
         """The input of the unembedding, None where it is not called once for every position, and residuals; no logits."""
+        recorded = recording(self._hf, sites, stop=False) if sites else nullcontext({})
+        with recorded as resid:
+            found = self.input_in(
+                lambda: self._hf(input_ids=ids, **forward_inputs(self._hf, attention_mask, device=ids.device))
+            )
+        fits = found is not None and found.ndim == 3 and found.shape[:2] == ids.shape
+        return found if fits else None, resid
+
+    def input_in(self, call: Callable[[], object]) -> Tensor | None:
+        """The input of the unembedding in a forward call, which ends there; None where it is not called."""
         found: list[Tensor] = []
 
         def stop(inputs: tuple[Any, ...]) -> None:
             found.append(inputs[0])
             raise StopForwardError
 
-        recorded = recording(self._hf, sites, stop=False) if sites else nullcontext({})
-        with self._before(stop), recorded as resid, suppress(StopForwardError):
-            self._hf(input_ids=ids, **forward_inputs(self._hf, attention_mask, device=ids.device))
-        fits = bool(found) and found[0].ndim == 3 and found[0].shape[:2] == ids.shape
-        return found[0] if fits else None, resid
+        with self._before(stop), suppress(StopForwardError):
+            call()
+        return found[0] if found else None
 
     @torch.no_grad()
     def _measured(self) -> _Found:

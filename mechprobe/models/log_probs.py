@@ -73,7 +73,7 @@ def compared_with(
     """
     found = [Compared(*torch.empty(3, len(reference), dtype=dtype, device=reference.device)) for _ in others]
     room = _Room(3, dtype)
-    for chunk, logits in _chunks(head, reference):
+    for chunk, logits in logit_chunks(head, reference):
         wanted = target[chunk].to(logits.device)
         for compared, other in zip(found, others, strict=True):
             own = logits if other is reference else head.logits(other[chunk])
@@ -104,7 +104,7 @@ class _TokenLogProbs(torch.autograd.Function):
         ctx.save_for_backward(hidden, target)
         ctx.head = head
         found, room = hidden.new_empty(len(hidden), dtype=torch.float64), _Room(2, torch.float64)
-        for chunk, logits in _chunks(head, hidden):
+        for chunk, logits in logit_chunks(head, hidden):
             wanted = target[chunk, None].to(logits.device)
             for rows in _blocks(logits):
                 cast, normalized = room.of(logits[rows])
@@ -140,8 +140,10 @@ def _slope(logits: Tensor, target: Tensor, grad: Tensor, room: "_Room") -> Tenso
     return slope
 
 
-def _chunks(head: Head, hidden: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Ranges of positions with their logits."""
+def logit_chunks(
+    head: Head, hidden: Float[Tensor, "position width"]
+) -> Iterator[tuple[slice, Float[Tensor, "part vocab"]]]:
+    """Yield ranges of positions with their logits, `CHUNK_VALUES` at a time; delete each before the next is made."""
     for chunk in even_ranges(len(hidden), _rows_of_chunk(head, hidden)):
         yield chunk, head.logits(hidden[chunk])
 

@@ -9,19 +9,27 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from mechprobe.progress.display import is_first_process, screen
+from mechprobe.progress.display import screen
 from mechprobe.progress.meter import Advance, Meter
+from mechprobe.progress.processes import is_first_process, other_rank
 
 __all__ = ["Advance", "Meter", "activity", "forget_told", "is_log", "loading", "progress", "stage", "tell_once"]
 
 _told: set[str] = set()
 
 
-def tell_once(sentence: str) -> None:
-    """Say something on stderr once per command; its workers, and ranks but the first, say nothing."""
-    if sentence not in _told and is_first_process():
+def tell_once(sentence: str, *, of_each_rank: bool = False) -> None:
+    """Say something on stderr once per command.
+
+    Args:
+        sentence: What to say.
+        of_each_rank: Whether it can be true of one rank alone, so that each says it, with its number. Otherwise only the first does.
+            Workers say nothing.
+    """
+    rank = other_rank() if of_each_rank else ""
+    if sentence not in _told and (rank or is_first_process()):
         _told.add(sentence)
-        logging.getLogger("mechprobe").warning("%s", sentence)
+        logging.getLogger("mechprobe").warning("%s", f"Process {rank}: {sentence}" if rank else sentence)
 
 
 def forget_told() -> None:

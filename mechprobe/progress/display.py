@@ -6,7 +6,6 @@ processes that it starts nor the other ranks of a launcher do.
 
 import io
 import logging
-import multiprocessing
 import os
 import sys
 import threading
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Literal, cast
 from mechprobe.formatting import inert
 from mechprobe.progress.live import Stream, can_redraw, live_lines
 from mechprobe.progress.meter import Meter
+from mechprobe.progress.processes import is_first_process
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -237,18 +237,6 @@ class _Warnings(logging.Handler):
         others = [each for each in logging.getLogger("mechprobe").handlers if each is not self]
         if not others and not logging.getLogger().handlers and logging.lastResort is not None:
             logging.lastResort.handle(record)
-
-
-_process = os.getpid()
-
-
-def is_first_process() -> bool:
-    """Whether this process shows progress: no copy or worker of another one, and of several ranks the first."""
-    return (
-        os.getpid() == _process
-        and multiprocessing.parent_process() is None
-        and os.environ.get("RANK", "0") in ("", "0")
-    )
 
 
 screen = Display()

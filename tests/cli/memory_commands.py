@@ -5,6 +5,8 @@ import string
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from mechprobe.cli import main
 from tests.builders import build_family
 from tests.sums import write_prompts
@@ -36,6 +38,7 @@ class Small:
     models: dict[str, Path]
     prompts: Path
     benchmarks: Path
+    imported: Path
 
 
 def make(folder: Path, until: str) -> Small:
@@ -57,7 +60,12 @@ def make(folder: Path, until: str) -> Small:
     given = ["--models", *(f"{name}={models[name]}" for name in ("base", "rl", "sft"))]
     given += ["--set", f"prompts.file={prompts}", f"tasks.file={tasks}", *SETTINGS]
     assert main(["run", "--run", str(run), "--until", until, *given]) == 0
-    return Small(run, models, prompts, benchmarks)
+    imported = folder / "cc_weights.pt"
+    shapes = {"W_enc": (3, 16, 32), "W_dec": (32, 3, 16), "b_enc": (32,), "b_dec": (3, 16)}
+    draw = torch.Generator().manual_seed(0)
+    torch.save({name: torch.randn(shape, generator=draw) for name, shape in shapes.items()}, imported)
+    (folder / "cfg.json").write_text('{"dict_size": 32, "d_in": 16, "model_name": "tiny"}')
+    return Small(run, models, prompts, benchmarks, imported)
 
 
 def commands(small: Small, out: Path) -> dict[str, list[str]]:
@@ -82,6 +90,7 @@ def commands(small: Small, out: Path) -> dict[str, list[str]]:
         "train-sae stream": ["train-sae", *run, *to, "--cache", str(out / "kept"), "--mode", "stream"],
         "train-sae ring": ["train-sae", *run, *to, "--cache", str(out / "kept"), "--mode", "ring", "--ring-gb", "0.01"],
         "features": ["features", *run, *to],
+        "features seeds": ["features", *run, *to, "--seeds", "1"],
         "baselines": ["baselines", *run, *to, "--set", "baselines.n_tokens=600"],
         "evaluate": ["evaluate", *run, *to],
         "localize": ["localize", *run, *to],
@@ -99,6 +108,7 @@ def commands(small: Small, out: Path) -> dict[str, list[str]]:
         "posttrain sft": ["posttrain", "sft", *trained],
         "posttrain grpo": ["posttrain", "grpo", *trained],
         "report": ["report", *run],
+        "import": ["crosscoder", "import", str(small.imported), "--cache", str(small.run / "cache"), "--scale", "1,1,1", *to],
         "export": ["crosscoder", "export", str(small.run / "crosscoder"), "--model", "rl", *to],
         "doctor": ["doctor", *arms],
         "plan": ["plan", *arms, "--card", "A100"],

@@ -197,3 +197,15 @@ def test_a_log_of_events_that_cannot_be_written_is_one_sentence(
     assert main(["skills", "card", "--log-json", str(tmp_path)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line == f"mechprobe: --log-json {tmp_path} cannot be written (Is a directory); give another file."
+
+
+def test_the_settings_of_a_run_are_no_log_of_events(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = tmp_path / "run.json"
+    settings.write_text("{}\n")
+    assert main(["localize", "--run", str(tmp_path), "--log-json", str(settings)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert (
+        line
+        == f"mechprobe: --log-json {settings} holds something other than events, and stays as it is; give another file."
+    )
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("run.json", "{}\n")]

@@ -15,7 +15,18 @@ from pathlib import Path
 import pytest
 
 from mechprobe.errors import ConfigError, InputError
-from mechprobe.progress import Meter, activity, display, loading, progress, stage, tell_once
+from mechprobe.progress import (
+    Meter,
+    activity,
+    display,
+    events,
+    forget_told,
+    loading,
+    processes,
+    progress,
+    stage,
+    tell_once,
+)
 from mechprobe.progress.display import LOG_SECONDS, Display, screen
 from mechprobe.progress.events import EventLog
 from mechprobe.progress.live import _Lines
@@ -364,6 +375,62 @@ def test_a_log_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"--log-json .* cannot be written"):
         EventLog(tmp_path / "file" / "events.jsonl")
+
+
+@pytest.mark.parametrize("text", ['{"base": "rl"}', "[1]\n", "seed = 0\n", '{"event": "start"', "\x00\xff" * 40000])
+def test_a_file_that_is_no_log_is_refused_and_stays_as_it_is(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "run.json"
+    path.write_text(text, encoding="latin-1")
+    before = path.read_bytes()
+    with pytest.raises(ConfigError, match="holds something other than events, and stays as it is; give another file"):
+        EventLog(path)
+    assert path.read_bytes() == before
+
+
+def test_an_empty_file_and_a_redirected_stderr_are_taken_as_a_log(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    EventLog(tmp_path / "empty").close()
+    redirected = tmp_path / "stderr.txt"
+    redirected.write_text("earlier lines\n")
+    code = "from mechprobe.progress.events import EventLog; EventLog('/dev/stderr').write('start', command='cache', stage='')"
+    with redirected.open("a") as file:
+        subprocess.run([sys.executable, "-c", code], stderr=file, check=True)
+    assert [line[:10] for line in redirected.read_text().splitlines()] == ["earlier li", '{"time": "']
+
+
+def test_a_named_pipe_waits_for_its_reader_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    monkeypatch.setattr(events, "READER_SECONDS", 0.5)
+    with pytest.raises(ConfigError, match=r"pipe is a named pipe that nothing reads; start its reader first\.$"):
+        EventLog(path)
+    assert capfd.readouterr().err == f"mechprobe: waiting up to 0.5 s for a reader of --log-json {path}\n"
+    monkeypatch.setattr(events, "READER_SECONDS", 60.0)
+    heard = list[str]()
+    reader = threading.Timer(0.2, lambda: heard.extend(path.read_text().splitlines()))
+    reader.start()
+    log = EventLog(path)
+    log.write("start", command="cache", stage="")
+    log.close()
+    reader.join()
+    assert [json.loads(line)["event"] for line in heard] == ["start"]
+
+
+def test_a_rank_beside_the_first_says_what_is_true_of_it_alone_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("RANK", "3")
+    forget_told()
+    tell_once("The models run in float32.")
+    for _ in range(2):
+        tell_once("Memory ran out.", of_each_rank=True)
+    assert [record.getMessage() for record in caplog.records] == ["Process 3: Memory ran out."]
+    monkeypatch.setattr(processes.multiprocessing, "parent_process", object)
+    forget_told()
+    tell_once("Memory ran out.", of_each_rank=True)
+    assert len(caplog.records) == 1, "a worker of a rank says nothing"
 
 
 def test_warnings_are_printed_as_before(capfd: pytest.CaptureFixture[str]) -> None:

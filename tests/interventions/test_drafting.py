@@ -4,10 +4,13 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings, strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from mechprobe.dictionary.readout import Readout
 from mechprobe.dictionary.token_rule import TokenRule
@@ -15,7 +18,7 @@ from mechprobe.interventions.conditions.batches import DraftingRunner, batches, 
 from mechprobe.interventions.conditions.plan import plan
 from mechprobe.interventions.conditions.runner import Runner
 from mechprobe.interventions.config import InterveneConfig
-from mechprobe.interventions.drafting import together
+from mechprobe.interventions.drafting import checking, together
 from mechprobe.interventions.drafting.checking import DraftBlock
 from mechprobe.interventions.drafting.clean_states import CleanModels, PaddedPrompts, PromptBatch
 from mechprobe.interventions.drafting.decoding import Begun, _Batch
@@ -27,6 +30,7 @@ from mechprobe.interventions.edits.edit_functions import build_rewrite, read_mod
 from mechprobe.interventions.hooks.positions import PositionMask, PositionRule
 from mechprobe.interventions.hooks.rewriting import SiteRewrite, rewriting_sites
 from mechprobe.memory import forget_limits
+from mechprobe.models import log_probs
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.generation import Asked, Generated, generate
 from mechprobe.progress import forget_told
@@ -109,6 +113,49 @@ def test_drafted_responses_are_those_of_plain_generation(
     first = {tuple(one.written for one in of_edit) for of_edit in expected}
     assert len(first) > 3, "edits that change nothing test nothing"
     assert {one.finish for of_edit in expected for one in of_edit} == {"stop", "length"}
+
+
+class Logits(TorchDispatchMode):
+    """Records how many logits the largest tensor has that an operation makes; weights do not count."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.most, self._n = 0, int(model.config.vocab_size)  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
+        self._weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        for made in tree_leaves(output):
+            whole = isinstance(made, torch.Tensor) and made.ndim > 1 and made.shape[-1] == self._n
+            if whole and made.untyped_storage().data_ptr() not in self._weights:
+                self.most = max(self.most, made.numel())
+        return output
+
+
+@pytest.mark.parametrize("decoding", [Decoding(24), Decoding(24, temperature=0.9, seed=5)])
+@pytest.mark.parametrize("layer", [1, 2])
+def test_a_check_makes_the_logits_of_a_few_tokens_at_a_time(
+    family: ModelFamily, layer: int, decoding: Decoding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edits, model = changes(family, "base", Site(layer), 6), family["base"].hf
+    drafts = [[*own, (8,) * 24] for own in clean(family, "base", decoding)]
+    expected = drafted(family, "base", edits, drafts, decoding)
+    check = DraftBlock.check
+    for n_rows in (1, 4, 7):
+        sizes = list[int]()
+
+        def watched(*given: Any, sizes: list[int] = sizes) -> Any:
+            with Logits(model) as logits:
+                found = list(check(*given))
+            sizes.append(logits.most)
+            return found
+
+        monkeypatch.setattr(DraftBlock, "check", watched)
+        for module in (checking, log_probs):
+            monkeypatch.setattr(module, "CHUNK_VALUES", n_rows * model.config.vocab_size)
+        assert drafted(family, "base", edits, drafts, decoding) == expected
+        if not decoding.temperature:  # the random numbers of sampling have a limit of their own
+            assert 0 < max(sizes) <= n_rows * model.config.vocab_size
 
 
 def test_out_of_memory_takes_fewer_prompts_at_a_time(

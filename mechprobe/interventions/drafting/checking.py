@@ -11,10 +11,11 @@ from mechprobe.interventions.drafting.clean_states import PromptBatch, Residuals
 from mechprobe.interventions.drafting.forward import UpperPart
 from mechprobe.interventions.drafting.rules import Rules, Tokens
 from mechprobe.interventions.hooks.rewriting import SiteRewrite, rewritten
+from mechprobe.models.head import Head
+from mechprobe.models.log_probs import CHUNK_VALUES, logit_chunks
 
 MOST_POSITIONS = 2**14
-MOST_LOGITS = 2**24
-"""Positions, and logits, of one pass; the rows of several edits share it."""
+"""Positions of one pass, which the rows of several edits share."""
 
 
 @dataclass(frozen=True)
@@ -71,30 +72,21 @@ class DraftBlock:
         """
         width, n_steps = self._span.ids.shape[1], self._tokens.shape[1]
         vocab = int(upper.call.model.hf.config.get_text_config().vocab_size)
-        most = max(1, min(MOST_POSITIONS // width, MOST_LOGITS // (n_steps * vocab)))
+        most = max(1, min(MOST_POSITIONS // width, CHUNK_VALUES // (n_steps * vocab)))
         for group in _groups(wanted, most):
             pairs = [(edit, *pair) for edit, part in group for pair in part]
             drafts, known = (torch.tensor([pair[i] for pair in pairs], device=self._tokens.device) for i in (1, 2))
             taken = self._span.take(drafts)
             places = [(edits[edit], len(part)) for edit, part in group]
             resid = edited_rows(places, taken, upper.call.model.name)
-            logits = upper.logits(resid, taken.ids, taken.attention, n_logits=n_steps)
-            tokens, clear = self._choices(logits, self._row_of[drafts], rules)
+            states = upper.states(resid, taken.ids, taken.attention, n_last=n_steps)
+            tokens, clear = _choices(upper.head, states, self._row_of[drafts], rules)
             n_agreed = self._agreed(tokens, clear, drafts, known)
             last = n_agreed.clamp(max=n_steps - 1)[:, None]
             columns = (n_agreed, tokens.gather(1, last)[:, 0], clear.gather(1, last)[:, 0])
             for (edit, draft, _), n, token, sure in zip(pairs, *(column.tolist() for column in columns), strict=True):
                 ended = n == len(self.drafts[draft])
                 yield edit, draft, Found(n, None if ended else token, ended or sure)
-
-    @staticmethod
-    def _choices(
-        logits: Float[Tensor, "item step vocab"], rows: Int[Tensor, " item"], rules: Rules
-    ) -> tuple[Int[Tensor, "item step"], Bool[Tensor, "item step"]]:
-        n, n_steps, _ = logits.shape
-        steps = torch.arange(n_steps, device=logits.device).repeat(n)
-        tokens, clear = rules.choose(logits.flatten(0, 1), rows.repeat_interleave(n_steps), steps)
-        return tokens.reshape(n, n_steps), clear.reshape(n, n_steps)
 
     def _agreed(
         self,
@@ -106,6 +98,20 @@ class DraftBlock:
         step = torch.arange(tokens.shape[1], device=tokens.device)[None]
         agrees = (tokens == self._tokens[drafts]) & clear | (step < known[:, None])
         return (agrees & (step < self._lengths[drafts][:, None])).long().cumprod(dim=1).sum(dim=1)
+
+
+def _choices(
+    head: Head, states: Float[Tensor, "item step width"], rows: Int[Tensor, " item"], rules: Rules
+) -> tuple[Int[Tensor, "item step"], Bool[Tensor, "item step"]]:
+    """What `Rules.choose` gives after every step; the logits of some steps exist at a time."""
+    shape = states.shape[:2]
+    tokens = torch.empty(shape.numel(), dtype=torch.int64, device=rows.device)
+    clear = torch.empty_like(tokens, dtype=torch.bool)
+    for chunk, logits in logit_chunks(head, states.flatten(0, 1)):
+        place = torch.arange(chunk.start, chunk.stop, device=rows.device)
+        tokens[chunk], clear[chunk] = rules.choose(logits.float(), rows[place // shape[1]], place % shape[1])
+        del logits  # before the next chunk is made
+    return tokens.reshape(shape), clear.reshape(shape)
 
 
 def edited_rows(places: Sequence[tuple[SiteRewrite, int]], span: Span, host: str) -> Float[Tensor, "batch pos d_model"]:

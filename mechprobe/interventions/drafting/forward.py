@@ -13,6 +13,7 @@ from transformers import DynamicCache
 
 from mechprobe.errors import ModelError
 from mechprobe.models.blocks import find_blocks, position_ids
+from mechprobe.models.head import Head
 from mechprobe.models.load import LanguageModel
 from mechprobe.types import Site
 
@@ -87,7 +88,7 @@ class UpperPart:
     """
 
     def __init__(self, host: LanguageModel, site: Site) -> None:
-        self.call = ModelCall(host)
+        self.call, self.head = ModelCall(host), Head(host.hf)
         blocks = find_blocks(host.hf)
         self.n_blocks, self._lower = len(blocks), list(blocks[: site.layer + 1])
         self._as_tuple = [self._gives_tuple(host, block) for block in self._lower]
@@ -110,6 +111,24 @@ class UpperPart:
         """Logits after the last ``n_logits`` tokens, from the residual at the site; ``cache`` gets the upper blocks' keys."""
         with self._lower_left_out(resid):
             return self.call.logits(ids, attention, cache, n_logits=n_logits)
+
+    @torch.no_grad()
+    def states(
+        self,
+        resid: Float[Tensor, "batch pos d_model"],
+        ids: Int[Tensor, "batch pos"],
+        attention: Int[Tensor, "batch pos"],
+        *,
+        n_last: int,
+    ) -> Float[Tensor, "batch kept width"]:
+        """What gives the logits after the last ``n_last`` tokens through `head`, from the residual at the site."""
+        if not self.head.is_split:
+            return self.logits(resid, ids, attention, n_logits=n_last)
+        given = self.call.inputs(ids, attention, n_logits=n_last)
+        with self._lower_left_out(resid):
+            found = self.head.input_in(lambda: self.call.model.hf(**given, use_cache=False))
+        assert found is not None, "`Head` has seen that the unembedding is called"
+        return found[:, -n_last:]
 
     def joined(self, lower: DynamicCache, upper: DynamicCache) -> DynamicCache:
         """One cache from the lower blocks of one and the upper blocks of another; both are used up."""

@@ -26,7 +26,7 @@ from mechprobe.interventions.drafting.rules import MOST_NOISE, Decoding, Rules, 
 from mechprobe.interventions.hooks.positions import PositionMask, PositionRule
 from mechprobe.interventions.hooks.rewriting import SiteRewrite
 from mechprobe.memory import in_parts
-from mechprobe.models.generation import Asked, Generated, length_batches, response_seeds
+from mechprobe.models.generation import MOST_LOGITS, Asked, Generated, length_batches, response_seeds
 from mechprobe.models.load import LanguageModel
 from mechprobe.progress import progress
 from mechprobe.types import Site
@@ -104,7 +104,10 @@ class Together:
                     prompts = PaddedPrompts([rows[row] for row in chosen], width)
                     return self._batch(edits, prompts, known, rules, min(batch_size, len(chosen)))
 
-                parts = in_parts(self._freeing(respond), len(batch), what="Generation under edits", unit="responses")
+                most = max(1, MOST_LOGITS // asked.n_embedded)
+                parts = in_parts(
+                    self._freeing(respond), len(batch), most=most, what="Generation under edits", unit="responses"
+                )
                 for edit, responses in enumerate(map(chain.from_iterable, zip(*parts, strict=True))):
                     for row, tokens in zip(batch, responses, strict=True):
                         found[edit][row] = tokens
