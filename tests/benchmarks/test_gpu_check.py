@@ -170,7 +170,7 @@ def test_what_travels_is_listed_and_small_enough(tmp_path: Path, capsys: pytest.
     assert "lacks pydantic==" in capsys.readouterr().err
     for line in carry.missing(tmp_path):
         name, version = line.split("==")
-        (tmp_path / f"{name.replace('-', '_')}-{version}-py3-none-any.whl").write_bytes(b"0" * 2**20)
+        (tmp_path / f"{name.replace('-', '_')}-{version}-py3-none-any.whl").write_bytes(b"0" * 2**19)
     assert carry.main(["--wheels", str(tmp_path), "--no-download"]) == 0
     assert "working tree" in capsys.readouterr().out
     (tmp_path / "large-1-py3-none-any.whl").touch()

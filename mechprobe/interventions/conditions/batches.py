@@ -171,7 +171,7 @@ class DraftingRunner:
 
     def _of(self, host: str, changes: Sequence[SiteRewrite]) -> Together:
         reads = tuple(sorted({name for change in changes for name in change.reads}))
-        if (host, reads) not in self._together:
+        if (host, reads) not in self._together or self._together[host, reads].is_stale:
             self._together.clear()
             whole = self._whole(host)
             siblings = {name: self.runner.models[name] for name in reads}

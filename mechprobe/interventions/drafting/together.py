@@ -55,6 +55,12 @@ class Together:
         self.models, self.upper = CleanModels(host, siblings, site), UpperPart(host, site)
         self._tried = False
         self._kept: dict[object, _Prompts] = {}
+        self._loaded = [(model, model.hf) for model in (host, *siblings.values())]
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether a model was freed since, so that the hooks here are in modules that nothing runs any more."""
+        return any(model.__dict__.get("hf") is not module for model, module in self._loaded)
 
     def respond(
         self,
