@@ -61,7 +61,7 @@ class Case:
 CASES = (
     Case("localize", ("localize",)),
     Case("cache", ("cache",)),
-    Case("train-sae", ("crosscoder",), ("--set", "train_sae.checkpoint_every=3"), exact=False),
+    Case("train-sae", ("crosscoder",), ("--set", "train_sae.training.checkpoint_every=3"), exact=False),
     Case("features", ("features",)),
     Case("evaluate", ("evals",)),
     Case("select", ("selection",)),

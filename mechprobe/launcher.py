@@ -7,17 +7,23 @@ through torch.distributed (gloo).
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
-from threading import Thread
+from threading import Event, Thread
 from types import FrameType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from mechprobe.errors import ConfigError, StoreError, first_line
-from mechprobe.ranks import ENDED, WORKING, Process, Ranks, rank_and_count, reports, within
+from mechprobe.ranks import BEAT, LATE, WORKING, Process, Ranks, rank_and_count, reports, within
 
 R = TypeVar("R")
+
+_STOPPED = (
+    "Another process of this command has ended, or its launcher was stopped; run the same command again, with any number "
+    "of processes, to resume."
+)
 
 _MEETING = timedelta(minutes=10)
 """Maximum time to wait until all processes have started."""
@@ -38,7 +44,7 @@ def ranks_of_environment(*, divides: bool = False, given: str = "") -> Iterator[
         StoreError: The processes cannot connect.
     """
     _, count = rank_and_count()
-    Process.store, Process.reported = None, False
+    Process.store, Process.watch, Process.reported = None, None, False
     if count == 1:
         yield Ranks()
         return
@@ -56,6 +62,8 @@ def ranks_of_environment(*, divides: bool = False, given: str = "") -> Iterator[
         with within(ranks, divides=divides), ranks.agreeing():
             yield ranks
     finally:
+        if Process.watch is not None:
+            Process.watch.stop()
         if dist.is_initialized():
             dist.destroy_process_group()
     signal.signal(signal.SIGTERM, before)  # after an error, the launcher still ends this process with exit code 2
@@ -76,8 +84,55 @@ def _meet() -> Ranks:
         raise StoreError(
             f"The processes cannot meet at {place} ({first_line(error)}); start all again, on a free port."
         ) from None
-    Process.store = store
+    apart: Any = store  # its own connection, on which nobody waits for the watch
+    Process.store, Process.watch = store, Watch(apart.clone(), index, count)
+    Process.watch.start()
     return Ranks(index, count, group)
+
+
+class Watch(Thread):
+    """Signs of life of the processes in their store: each counts its own, and looks at the next one's.
+
+    Time counts in signs of this process, so one that is stopped and continued with the others misses nothing.
+
+    Attributes:
+        beats: Number of signs given.
+        over: Whether another process has ended, gives no sign for `LATE` seconds, or the store is gone.
+        stuck: Whether the store does not answer, so that nobody may ask it.
+    """
+
+    def __init__(self, store: Any, index: int, count: int) -> None:
+        super().__init__(daemon=True)
+        self._store, self._own, self._next = store, f"sign {index}", f"sign {(index + 1) % count}"
+        self._count, self._stopped = count, Event()
+        self.beats, self.over, self.stuck = 0, False, False
+
+    def run(self) -> None:
+        """Give signs until the end."""
+        seen, late = -1, 0.0
+        try:
+            while not self._stopped.wait(BEAT):
+                self._store.add(self._own, 1)
+                found = self._store.add(self._next, 0)
+                late = late + BEAT if found == seen else 0.0
+                seen = found
+                told = self._store.add("ended", 0) > 0
+                if told and not self.over:
+                    self._store.add("heard", 1)
+                self.over = self.over or late > LATE or told
+                self.beats += 1
+        except RuntimeError:  # the process with the store has ended
+            self.over = True
+
+    def stop(self) -> None:
+        """Give no more signs. After an end, wait a little until all have heard of it: the store may be in this process."""
+        with suppress(RuntimeError):
+            for _ in range(30 if Process.reported and not self.stuck else 0):
+                if self._store.add("heard", 0) >= self._count:
+                    break
+                time.sleep(BEAT / 5)
+        self._stopped.set()
+        self.join(2 * BEAT)
 
 
 def _handling_signals(work: Callable[[], R]) -> R:
@@ -142,15 +197,18 @@ def require_one_process(command: str) -> None:
 
 
 def expect_end() -> None:
-    """From now on, end in one sentence when the launcher ends this process because another one has died."""
+    """From now on, end in one sentence when the launcher ends this process; call it before torch is imported."""
     if os.environ.get("WORLD_SIZE", "1") != "1":
+        os.environ.setdefault(
+            "TORCH_CPP_LOG_LEVEL", "ERROR"
+        )  # no stack traces when the process with the store has ended
         signal.signal(signal.SIGTERM, _ended)
 
 
 def _ended(_number: int, _frame: FrameType | None) -> None:
-    """Handle the signal that a launcher sends to the processes that are left when one has died."""
+    """Handle the signal that a launcher sends when a process has died, and when it is stopped itself."""
     if Process.reported:  # this process is ending, perhaps about to say why
         return
     if reports():
-        sys.stderr.write(f"mechprobe: {ENDED}\n")
+        sys.stderr.write(f"mechprobe: {_STOPPED}\n")
     raise SystemExit(2)

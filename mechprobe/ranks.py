@@ -10,10 +10,13 @@ All processes run the same command with the same arguments and share one folder;
 * `mechprobe cache` divides its files instead: each process writes its own shards into the shared folder.
 """
 
+import ctypes
 import os
+import pickle  # noqa: TID251 - among the processes of one command, as in all_gather_object of torch, which no signal interrupts
 import platform
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import fields, is_dataclass, replace
@@ -26,7 +29,12 @@ from mechprobe.errors import ConfigError, EndedElsewhereError, StoreError
 from sae_training.atomic import PARTIAL
 
 WORKING = timedelta(days=365)
-"""Maximum time to wait for the work of another process. A closed connection, not this limit, shows that it has ended."""
+"""Maximum time to wait for the work of another process. `Watch` or a closed connection, not this limit, shows that it has ended."""
+
+BEAT = 0.5
+"""Seconds between two signs of life of a process."""
+LATE = 600.0
+"""Seconds without a sign of life after which a process counts as ended, such as one whose machine is lost."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -61,10 +69,10 @@ class Ranks:
     def agreeing(self) -> Iterator[None]:
         """Leave the block in all processes together, either without an error or with an error in each.
 
-        A process that fails tells the others at their next exchange in the block.
+        A process that fails notes it in the store, which the others see while they wait for any exchange.
 
         Raises:
-            Exception: The error of the lowest rank that failed, in that process; `EndedElsewhereError` in the others.
+            Exception: The error of the first process that failed, in that process; `EndedElsewhereError` in the others.
         """
         try:
             yield
@@ -72,52 +80,80 @@ class Ranks:
             raise
         except Exception as error:
             if self.count > 1 and not self._ended:
-                self._tell(error)
+                self._ended = True
+                if not reports():
+                    raise EndedElsewhereError(str(error)) from None
             raise
         self.wait()
-
-    def _tell(self, error: Exception) -> None:
-        try:
-            self._exchange(None, error)
-        except EndedElsewhereError:
-            raise
-        except StoreError:  # the own error says more than that another process has ended
-            return
 
     def gather(self, value: T) -> list[T]:
         """The values of all processes, in rank order; waits for all of them.
 
         Raises:
             EndedElsewhereError: Another process has failed, and says why.
+            StoreError: Another process has ended, and this one says so.
         """
-        return [value] if self.count == 1 else self._exchange(value, None)
+        return [value] if self.count == 1 else self._exchange(value)
 
-    def _exchange(self, value: Any, failure: Exception | None) -> list[Any]:
-        """Exchange values, or the message of an error, after which no process exchanges anything."""
+    def _exchange(self, value: Any) -> list[Any]:
+        import torch
+
+        mine = torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8)
+        sizes = torch.cat(self._gathered(torch.tensor([mine.numel()]))).tolist()
+        padded = mine.new_zeros(max(sizes))
+        padded[: mine.numel()] = mine
+        parts = self._gathered(padded)
+        return [pickle.loads(part[:size].numpy().tobytes()) for part, size in zip(parts, sizes, strict=True)]  # noqa: S301
+
+    def _gathered(self, tensor: Any) -> list[Any]:
+        """The tensors of all processes, of one shape."""
         import torch.distributed as dist
 
-        values: list[Any] = [None] * self.count
-        mine = (value, None if failure is None else str(failure))
-        self.talk(lambda: dist.all_gather_object(values, mine, group=self._group))
-        failed = [rank for rank, (_, message) in enumerate(values) if message is not None]
-        self._ended = Process.reported = bool(failed)
-        if failed and (failure is None or failed[0] != self.index):
-            raise EndedElsewhereError(values[failed[0]][1]) from None
-        return [found for found, _ in values]
+        found = [tensor.new_empty(tensor.shape) for _ in range(self.count)]
+        self.talk(lambda: dist.all_gather(found, tensor, group=self._group, async_op=True))
+        return found
 
     def talk(self, message: Callable[[], Any]) -> None:
-        """Exchange a message of torch.distributed; raise the error that tells of an ended process if it fails."""
-        try:
-            talk(message)
-        except StoreError:
-            self._ended = True
-            raise
+        """Exchange a message, and wait for it if it gives a work of torch.distributed.
 
-    def leave(self) -> None:
-        """End this process without telling the others, which may be exchanging tensors: that it ends also ends them."""
-        if self.count > 1 and not self._ended:
-            self._ended = True
-            reports()
+        Raises:
+            EndedElsewhereError: Another process has ended, and says why, or a third one says so.
+            StoreError: Another process has ended, and this one says so.
+        """
+        try:
+            work = message()
+            if work is not None:
+                try:
+                    self.poll(work.is_completed)
+                except BaseException:  # the group's destructor waits for the work, which a lost process never ends
+                    ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._group))
+                    raise
+                work.wait()
+        except RuntimeError:
+            raise self._end() from None
+
+    def poll(self, done: Callable[[], bool]) -> None:
+        """Wait in short steps, between which this process handles signals and notices that another one has ended.
+
+        Raises:
+            EndedElsewhereError: Another process has ended, and says why, or a third one says so.
+            StoreError: Another process has ended, and this one says so.
+        """
+        pause, waited, beats = 2e-5, 0.0, -1
+        while not done():
+            watch = Process.watch
+            if watch is not None:
+                waited = waited + pause if watch.beats == beats else 0.0
+                beats = watch.beats
+                if watch.over or waited > LATE:
+                    watch.stuck = waited > LATE
+                    raise self._end()
+            time.sleep(pause)
+            pause = min(1.3 * pause, 0.01)
+
+    def _end(self) -> StoreError:
+        self._ended = True
+        return (StoreError if reports() else EndedElsewhereError)(ENDED)
 
     def tensor_group(self, device: str) -> Any:
         """The group in which tensors of a device are exchanged: nccl between GPUs, gloo otherwise.
@@ -179,11 +215,12 @@ class Ranks:
 class Process:
     """The processes that run this command, whether they divide its work at this place, and how the command ends.
 
-    The processes meet in ``store``. ``reported`` says that an error that ends all is known.
+    The processes meet in ``store``, which ``watch`` (`mechprobe.launcher.Watch`) looks at. ``reported`` says that an error that ends all is known.
     """
 
     ranks, divides = Ranks(), False
     store: Any = None
+    watch: Any = None
     n_meetings, reported = 0, False
 
 
@@ -261,20 +298,14 @@ def _moved(value: Any, device: Any) -> Any:
     return value
 
 
-def talk(message: Callable[[], R]) -> R:
-    """Exchange a message; when another process has closed the connection, one of the others reports it in one sentence."""
-    try:
-        return message()
-    except RuntimeError:
-        raise (StoreError if reports() else EndedElsewhereError)(ENDED) from None
-
-
 def reports() -> bool:
-    """Whether this process is the first one that noticed the end of another, which says so."""
+    """Whether this process is the first one that ends, or that noticed the end of another, and says why."""
     index, count = rank_and_count()
     Process.reported = True
     if Process.store is None:
         return index == 0 or count == 2
+    if Process.watch is not None and Process.watch.stuck:
+        return os.environ.get("LOCAL_RANK", "0") == "0"
     try:
         return int(Process.store.add("ended", 1)) == 1
     except RuntimeError:  # the store was in the process that ended

@@ -8,9 +8,8 @@
 Sums have the same bits in all processes, so everything that is computed from them is equal everywhere.
 """
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -18,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae_training.errors import SaeTrainingError, UserError
+from sae_training.errors import SaeTrainingError
 from sae_training.train_config import Divide
 
 T = TypeVar("T")
@@ -39,12 +38,12 @@ class Peers(Protocol):
         """Leave the block in all processes together, without an error or with an error in each."""
         ...
 
-    def leave(self) -> None:
-        """Say that this process ends alone, which the others notice at their next exchange."""
+    def talk(self, message: Callable[[], Any], /) -> None:
+        """Exchange a message, and wait for the work that it gives; raise one error for the user if another process has ended."""
         ...
 
-    def talk(self, message: Callable[[], Any], /) -> None:
-        """Exchange a message; raise one error for the user if another process has ended."""
+    def poll(self, done: Callable[[], bool], /) -> None:
+        """Wait until something is done; raise one error for the user if another process has ended."""
         ...
 
 
@@ -128,7 +127,8 @@ class Division:
         if self._peers is not None and self.count > 1:
             import torch.distributed as dist
 
-            self._peers.talk(lambda: dist.all_reduce(tensor, group=self._group))
+            # a work of a GPU would be waited for; `settle` does that
+            self._peers.talk(lambda: dist.all_reduce(tensor, group=self._group, async_op=not tensor.is_cuda))
         return tensor
 
     def sum_of_latents_(self, tensor: Tensor) -> Tensor:
@@ -146,7 +146,8 @@ class Division:
         import torch.distributed as dist
 
         found = tensor.new_empty(self.count, *tensor.shape)
-        self._peers.talk(lambda: dist.all_gather(list(found), tensor.contiguous(), group=self._group))
+        own, asynchronous = tensor.contiguous(), not tensor.is_cuda
+        self._peers.talk(lambda: dist.all_gather(list(found), own, group=self._group, async_op=asynchronous))
         return found
 
     def of_all_latents(self, values: Tensor, d_sae: int) -> Tensor:
@@ -168,18 +169,6 @@ class Division:
         """A number of each process; waits for the device."""
         return [own] if self.alone else self.gathered(torch.tensor(own, device=device)).tolist()
 
-    @contextmanager
-    def exchanging(self) -> Iterator[None]:
-        """A block in which a process may fail alone, such as for lack of memory, while the others exchange tensors."""
-        try:
-            yield
-        except UserError:  # all processes have it, or have been told
-            raise
-        except Exception:
-            if self._peers is not None:
-                self._peers.leave()
-            raise
-
     def agreeing(self) -> AbstractContextManager[None]:
         """Leave the block in all processes together, without an error or with an error in each."""
         return nullcontext() if self._peers is None else self._peers.agreeing()
@@ -193,12 +182,11 @@ class Division:
         self.of_first(None)
 
     def settle(self, device: torch.device) -> None:
-        """Wait for the device in short steps, in which a signal that another process has died can end this one."""
-        if self.count > 1 and device.type == "cuda":
+        """Wait for the device in short steps, in which this process notices that another one has ended."""
+        if self._peers is not None and self.count > 1 and device.type == "cuda":
             reached = torch.cuda.Event()
             reached.record()
-            while not reached.query():
-                time.sleep(0.0005)
+            self._peers.poll(reached.query)
 
 
 ALONE = Division()

@@ -100,7 +100,7 @@ def train(
             a step is not finite. In the last case ``out`` keeps its last good checkpoint.
     """
     run = _Run(crosscoder, batches, config, Path(out) if out is not None else None, (on_log, on_step), division)
-    with division.exchanging():
+    with division.agreeing():
         return run.finished_before(resume) or run.run(resume)
 
 

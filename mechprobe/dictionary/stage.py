@@ -175,7 +175,7 @@ def held_out_metrics(
         return None
     sites = _sites(store, crosscoder.config, site)
     batches = SiteBatches(store, sites, _EVALUATION_ROWS, 0, split="held_out", epochs=1, device=crosscoder.device)
-    with division.exchanging():
+    with division.agreeing():
         return evaluate(crosscoder, batches, far_norms=store.far_norms(sites), division=division)
 
 

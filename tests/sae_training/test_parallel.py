@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def rank(index):
     for way in ("latents", "tokens"):
         for name in cases:
             trained(root / way / name, name, Division(ranks, way, dist.group.WORLD))
-    for before, after in (("latents", "tokens"), ("tokens", "latents"), ("latents", None), (None, "latents"), (None, "tokens")):
+    for before, after in () if "batchtopk" not in cases else (("latents", "tokens"), ("tokens", "latents"), ("latents", None), (None, "latents"), (None, "tokens")):
         for way, n_steps in ((before, 14), (after, 20)):
             out = root / f"{before} then {after}"
             if way is not None:
@@ -106,15 +107,22 @@ assert [os.waitpid(pid, 0)[1] for pid in children] == [0, 0]
 """
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with the runs of one and of two processes."""
-    found = tmp_path_factory.mktemp("parallel")
-    command = [sys.executable, "-c", SCRIPT, str(found), json.dumps(BASE), json.dumps(CASES)]
+FAST = ("batchtopk", "batchtopk delta", "matryoshka dense", "topk lazy", "l1", "jumprelu")
+
+
+def run(found: Path, cases: Sequence[str]) -> Path:
+    chosen = {name: CASES[name] for name in cases}
+    command = [sys.executable, "-c", SCRIPT, str(found), json.dumps(BASE), json.dumps(chosen)]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=env, cwd=ROOT, check=False, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with the runs of one and of two processes."""
+    return run(tmp_path_factory.mktemp("parallel"), FAST)
 
 
 def lines(run: Path) -> list[dict[str, Any]]:
@@ -129,7 +137,7 @@ def flat(value: Any) -> list[float]:
 
 
 @pytest.mark.parametrize("way", ["latents", "tokens"])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", FAST)
 def test_two_processes_log_what_one_does(folder: Path, name: str, way: str) -> None:
     one, two = lines(folder / "one" / name), lines(folder / way / name)
     assert len(one) == len(two) >= 10
@@ -140,6 +148,14 @@ def test_two_processes_log_what_one_does(folder: Path, name: str, way: str) -> N
     if name != "bfloat16":
         measured = [json.loads((folder / part / name / "measured.json").read_text()) for part in ("one", way)]
         assert flat(measured[0]) == pytest.approx(flat(measured[1]), rel=1e-3, abs=1e-5, nan_ok=True)
+
+
+@pytest.mark.slow
+def test_two_processes_log_what_one_does_in_every_case(tmp_path: Path) -> None:
+    found = run(tmp_path, tuple(CASES))
+    for name in sorted(set(CASES) - set(FAST)):
+        for way in ("latents", "tokens"):
+            test_two_processes_log_what_one_does(found, name, way)
 
 
 @pytest.mark.parametrize("way", ["latents", "tokens"])
@@ -153,7 +169,8 @@ def test_the_files_do_not_depend_on_the_number_of_processes(folder: Path, way: s
 
 
 @pytest.mark.parametrize(
-    "change", ["latents then tokens", "tokens then latents", "latents then None", "None then latents"]
+    "change",
+    ["latents then tokens", "tokens then latents", "latents then None", "None then latents", "None then tokens"],
 )
 def test_a_run_resumes_with_another_way_or_number_of_processes(folder: Path, change: str) -> None:
     one, changed = lines(folder / "one" / "batchtopk"), lines(folder / change)
