@@ -143,7 +143,11 @@ def commands(
     extra = {"emergence": [] if points is None else ["--checkpoints", str(points)]}
     for stage in asked:
         if stage == "intervene":
-            yield "evaluate", 0, ["evaluate", *at, "--set", "evaluate.n_per_task=2"]
+            yield (
+                "evaluate",
+                0,
+                ["evaluate", *at, "--set", "evaluate.n_per_task=16"],
+            )  # enough for the half that selects
             yield "select", 0, ["select", *at]
         if stage == "emergence" and points is None:
             continue
