@@ -198,6 +198,9 @@ def main() -> None:
         row["models"] = sorted(name.split("=")[0] for name in arguments.models) or "built"
     body = {"rows": rows, "table": table(rows)}
     print(body["table"])
+    # names only: a result tells nothing about the folders of a machine
+    arguments.models = [pair.split("=", 1)[0] for pair in arguments.models]
+    arguments.checkpoints = None if arguments.checkpoints is None else arguments.checkpoints.name
     write_report(
         arguments, what="stage_memory", began=began, packages=("torch", "transformers", "mechprobe"), body=body
     )
