@@ -1,4 +1,4 @@
-"""SIGKILL eight times at random moments of `mechprobe cache`; experiments/lab/kill_cache.py does it fifty times."""
+"""SIGKILL four times at random moments of `mechprobe cache`; experiments/lab/kill_cache.py does it fifty times."""
 
 import json
 import multiprocessing
@@ -12,7 +12,7 @@ from pathlib import Path
 from mechprobe.cache.store.activation_store import ActivationStore
 from mechprobe.cli import main
 
-N_KILLS = 8
+N_KILLS = 4
 
 
 def test_killed_at_random_moments_and_resumed(

@@ -133,6 +133,7 @@ def _interrupted(finished: Path) -> Callable[..., object]:
     return stopping
 
 
+@pytest.mark.slow
 def test_a_comparison_with_earlier_interventions_is_not_shown(
     copy: Path, call: Call, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -147,6 +148,7 @@ def test_a_comparison_with_earlier_interventions_is_not_shown(
     assert any(COMPARED in text for text in report.warnings)
 
 
+@pytest.mark.slow
 def test_a_rule_that_chooses_nothing_in_another_dictionary_is_a_result(
     copy: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
