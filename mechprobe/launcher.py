@@ -199,9 +199,8 @@ def require_one_process(command: str) -> None:
 def expect_end() -> None:
     """From now on, end in one sentence when the launcher ends this process; call it before torch is imported."""
     if os.environ.get("WORLD_SIZE", "1") != "1":
-        os.environ.setdefault(
-            "TORCH_CPP_LOG_LEVEL", "ERROR"
-        )  # no stack traces when the process with the store has ended
+        # no stack traces of C++ when the process with the store has ended
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         signal.signal(signal.SIGTERM, _ended)
 
 

@@ -12,9 +12,8 @@ from typing import Any
 
 from mechprobe.errors import EndedElsewhereError, OutOfMemoryError, UserError, first_line, lack_of_memory
 
-atexit.register(
-    gc.freeze
-)  # at its end Python would look for garbage in all of torch and transformers, for a second or two
+# At its end Python would look for garbage in all of torch and transformers, for a second or two.
+atexit.register(gc.freeze)
 INTERRUPTED = 130
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _SAYS_FULL = ("no space left", "disk quota exceeded")
@@ -46,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _interrupted()
     except (SystemExit, GeneratorExit):
         raise
-    except BaseException as error:  # a panic of a library in Rust is no Exception
+    except BaseException as error:  # a panic of a Rust library does not derive from Exception
         sentence = _sentence(error)
         if sentence is None:
             raise

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mechprobe.launcher import SEVERAL
+from mechprobe.launcher import SEVERAL, ranks_of_command
 
 if TYPE_CHECKING:
     from mechprobe.pipeline.run import Run
@@ -135,7 +135,8 @@ class Shared:
 
 def takes_shared_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the shared options; it receives them as its argument ``shared``."""
-    own = [parameter for name, parameter in inspect.signature(command).parameters.items() if name != "shared"]
+    name = command.__name__.replace("_", "-")
+    own = [each for each in inspect.signature(command).parameters.values() if each.name != "shared"]
     common = [
         inspect.Parameter(
             each.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=each.default, annotation=each.type
@@ -145,13 +146,11 @@ def takes_shared_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def wrapped(**values: Any) -> None:
-        from mechprobe.launcher import ranks_of_command
-
         shared = Shared(**{parameter.name: values.pop(parameter.name) for parameter in common})
-        with ranks_of_command(command.__name__.replace("_", "-"), given=repr((replace(shared, device=None), values))):
+        with ranks_of_command(name, given=repr((replace(shared, device=None), values))):
             command(shared=shared, **values)
 
-    if command.__name__.replace("_", "-") in SEVERAL:
+    if name in SEVERAL:
         wrapped.__doc__ = f"{inspect.getdoc(command)}\n\nUnder torchrun, several processes divide the work."
     parameters = [each.replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD) for each in [*own, *common]]
     wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
