@@ -19,6 +19,7 @@ import signal
 import socket
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -150,6 +151,8 @@ def _forked(output: Path, arguments: Sequence[str], environment: dict[str, str])
     except SystemExit as end:
         code = end.code
     finally:
+        if sys.exc_info()[0] is not None:
+            traceback.print_exc()
         sys.stderr.flush()
         os._exit(code if isinstance(code, int) else 1)
 

@@ -50,8 +50,7 @@ ce_samples = 2
 n_shown = 2
 gate = {{min_fve = -9, min_ce_recovered = -99, max_dead_share = 1}}
 [select]
-rule = "top8"
-min_gained = 1
+rule = "ids:1,2,3,4,5,6,7,8"
 n_controls = 4
 [intervene]
 n_random = 2
@@ -93,7 +92,7 @@ class Step(NamedTuple):
 
 
 def even(response: str, answer: str) -> bool:
-    """Calls half of all responses right, which random weights need to have gains."""
+    """Calls half of all responses right; those of random weights are cut at the limit, so nothing is gained, and the set is named."""
     del answer
     return sum(response.encode()) % 2 == 0
 
@@ -126,7 +125,7 @@ def steps_of(family: str, folder: Path, models: Path | None) -> list[Step]:
             "emergence.pairs=false",
         ]
         other = ["--run", str(folder / "emergence")]
-        steps.append(Step("emergence", ["emergence", *other, *start, *checkpoints, *small]))
+        steps.append(Step("emergence", ["emergence", *other, *start, *checkpoints, "--sites", "resid_post.2", *small]))
     sizes = {"lab": (20, 32, 6), "random": (2, 4, 1)}[family]
     arms = ["--base", str(base), "--prompts", str(prompts), "--out", str(folder / "arms"), "--checkpoints", ""]
     new = ["--set", "max_new_tokens=12", "--scorer", "python:benchmarks.plan_families:even"]

@@ -100,7 +100,7 @@ def train_sae_baseline(
     ahead = list(islice(stream, config.n_setup_batches))
     if not ahead:
         raise SaeTrainingError("train_sae_baseline: the stream of activations is empty; give at least one batch.")
-    trainer = _trainer(config, torch.cat(ahead).double().mean(dim=0), device)
+    trainer = baseline_trainer(config, torch.cat(ahead).double().mean(dim=0), device)
     _fit(trainer, chain(ahead, stream), config, on_step)
     trainer.sae.fold_activation_norm_scaling_factor(1.0 / scale)
     for name, value in (metadata or {}).items():
@@ -120,7 +120,8 @@ def _checked(batch: Tensor, number: int, config: SaeBaselineConfig) -> Tensor:
     return batch.float()
 
 
-def _trainer(config: SaeBaselineConfig, mean: Tensor, device: str) -> "SAETrainer[Any, Any]":
+def baseline_trainer(config: SaeBaselineConfig, mean: Tensor, device: str) -> "SAETrainer[Any, Any]":
+    """The trainer of sae-lens with initial weights; ``mean`` is the mean activation."""
     from sae_lens import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig, SAETrainer
     from sae_lens.config import LoggingConfig, SAETrainerConfig
 

@@ -86,6 +86,7 @@ def export(folder: Folder, model: Model, out: SaeOut, readout: Readout = "single
     from mechprobe.cli.printing import say
     from mechprobe.errors import ArtifactError, ConfigError
     from sae_training import Crosscoder
+    from sae_training.atomic import atomic_path
 
     if readout not in ("single", "swap"):
         raise ConfigError(f"--readout '{readout}' is not possible for one model; take single or swap.")
@@ -93,7 +94,9 @@ def export(folder: Folder, model: Model, out: SaeOut, readout: Readout = "single
         raise ArtifactError(f"{out} exists; give a new folder with --out.")
     crosscoder = Crosscoder.load(folder)
     found: Any = readout
-    crosscoder.to_sae(model, readout=found, out=out)
+    slice_ = crosscoder.to_sae(model, readout=found)
+    with atomic_path(out) as new:
+        slice_.save_model(new)
     say(f"Written to {out}: the slice of {model}, read-out {readout}, {crosscoder.d_sae:,} features")
 
 

@@ -75,7 +75,7 @@ def _published(shared: Shared, run: "Run", table: Path) -> "Dynamics | None":
     if not shared.dry_run:
         return classify(table, out=folder, config=config, force=shared.force)
     found = open_source(table, None, config, run.config.emergence)
-    say_plan(Plan("dynamics", folder, found.lines, {"curves": found.names}), as_json=shared.as_json)
+    say_plan(Plan("dynamics", folder, found.lines, {"curves": found.curves}), as_json=shared.as_json)
     return None
 
 

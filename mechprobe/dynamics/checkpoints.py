@@ -57,10 +57,10 @@ def run_curves(
     return found, {arm: course.spaced_by for arm, course in courses.items()}
 
 
-def plan_lines(outcomes: Outcomes, config: DynamicsConfig, arms: EmergenceConfig) -> tuple[list[str], list[str]]:
-    """What would be classified, and the names of the curves; raises as `run_curves`."""
+def plan_lines(outcomes: Outcomes, config: DynamicsConfig, arms: EmergenceConfig) -> tuple[list[str], dict[str, int]]:
+    """What would be classified, and the number of checkpoints of each curve; raises as `run_curves`."""
     tasks, found = _tasks(outcomes, config), _arms(outcomes, arms)
-    curves = [f"{arm.name}/{task}" for arm in found for task in tasks]
+    curves = {f"{arm.name}/{task}": len(arm.checkpoints) for arm in found for task in tasks}
     return [
         *(f"arm {arm.name}: {arms.base}, {', '.join(arm.checkpoints)} (spaced by {arm.spaced_by})" for arm in found),
         f"{len(curves)} curves of {', '.join(tasks)}, each with {config.draws:,} simulated curves of each kind without a dip",

@@ -25,14 +25,14 @@ class Source(NamedTuple):
     Attributes:
         kind: ``sweep``, ``evals`` or ``scores``.
         lines: The plan.
-        names: The curves.
+        curves: Name of each curve → its number of checkpoints.
         classify: Returns the curves, each for itself, and how the checkpoints of every arm are spaced.
         notes: What has no curve.
     """
 
     kind: str
     lines: list[str]
-    names: list[str]
+    curves: dict[str, int]
     classify: Callable[[], tuple[dict[str, DipResult], Any]]
     notes: tuple[str, ...] = ()
 
@@ -89,13 +89,14 @@ def open_source(source: Path | str, work: Path | str | None, config: DynamicsCon
     if not source.is_dir():
         table, notes = split_untested(read_published(source))
         lines = [f"{name}: {len(each['steps'])} checkpoints, n = {each.get('n')}" for name, each in table.items()]
-        return Source("scores", lines, list(table), lambda: (published_curves(source, config), {}), notes)
+        counts = {name: len(each["steps"]) for name, each in table.items()}
+        return Source("scores", lines, counts, lambda: (published_curves(source, config), {}), notes)
     stage = read_manifest(source)["stage"]
     if stage == "sweep":
         swept = Swept.open(source, work, config, arms)
-        names = [each.name for each in swept.planned]
+        counts = {each.name: len(each.course.steps) for each in swept.planned}
         return Source(
-            "sweep", swept.plan_lines(config), names, lambda: (swept.curves(config), swept.spaced_by), swept.notes
+            "sweep", swept.plan_lines(config), counts, lambda: (swept.curves(config), swept.spaced_by), swept.notes
         )
     if stage != "evaluate":
         raise ArtifactError(
@@ -103,8 +104,8 @@ def open_source(source: Path | str, work: Path | str | None, config: DynamicsCon
             "`mechprobe sweep`."
         )
     outcomes = Outcomes(read_outcomes(source / "outcomes.jsonl"))
-    lines, names = plan_lines(outcomes, config, arms)
-    return Source("evals", lines, names, lambda: run_curves(outcomes, config, arms))
+    lines, counts = plan_lines(outcomes, config, arms)
+    return Source("evals", lines, counts, lambda: run_curves(outcomes, config, arms))
 
 
 def _write(stage: Stage, result: Dynamics, seed: int) -> None:

@@ -310,7 +310,7 @@ def plan_dynamics(run: Run) -> Plan:
     from mechprobe.dynamics.stage import open_source
 
     found = open_source(run.scores, run.layout.benchmarks, run.config.dynamics, run.dated(run.config.emergence))
-    return Plan("dynamics", run.layout.dynamics, found.lines, {"curves": found.names})
+    return Plan("dynamics", run.layout.dynamics, found.lines, {"curves": found.curves})
 
 
 def plan_probe(run: Run) -> Plan:

@@ -8,19 +8,11 @@ from mechprobe.emergence.arms import all_arms, find_arms
 from mechprobe.emergence.dictionaries import all_jobs
 from mechprobe.planning import formulas
 from mechprobe.planning.cost import Meter
+from mechprobe.planning.intervening import intervene_steps, n_conditions_of
 from mechprobe.planning.scene import Scene
 from mechprobe.planning.shapes import ModelShape
 from mechprobe.planning.stage_cost import StageCost
-from mechprobe.planning.stages import (
-    STAGES,
-    encode,
-    intervene_steps,
-    n_conditions_of,
-    splice,
-    spliced_memory,
-    train_steps,
-    training_memory,
-)
+from mechprobe.planning.stages import STAGES, encode, splice, spliced_memory, train_steps, training_memory
 from mechprobe.selection.rankings.gradients import GRADIENT_TOKENS
 from mechprobe.sweep.stage import chosen_benchmarks
 
@@ -43,25 +35,28 @@ def _drift(scene: Scene, plan: Plan) -> StageCost:
     meter = scene.meter("drift", "models", opened=len(shapes))
     base = shapes.get(config.base, scene.largest)
     everything = scene.work.rows
+    sequences = scene.work.sequences / max(1, len(scene.config.cache.responses))
     _read(meter, base, everything, length)
     for name, counts in tokens.items():
         shape = shapes.get(name, scene.largest)
         sources = max(1, sum(source != "prompt" for source in counts))
         predicted = sum(counts.values())
-        _read(meter, shape, min(everything, predicted + (sources - 1) * counts.get("prompt", 0)), length)
+        read = min(everything, predicted + (sources - 1) * counts.get("prompt", 0))
+        _read(meter, shape, read, length)
+        meter.work("prompt", read / length)
         meter.flop += 2 * formulas.head_flop(shape, predicted)
         meter.shared += 2 * formulas.head_flop(shape, predicted) / scene.rates.block_rate(scene.dtype, shape.d_model)
         meter.move(8 * _DISTANCE_PASSES * predicted * shape.n_ids)
         columns = sources * _GROUPS * _METRICS
-        meter.work("product", config.draws * scene.work.sequences / max(1, len(shapes) - 1) * columns)
+        meter.work("product", config.draws * sequences * columns)
     n_layers = base.n_layers
-    meter.double_products(len(tuned) * n_layers * 3 * config.positions**2 * base.d_model)
+    shifts = config.positions**2 * (3 * base.d_model + 5 * config.draws)  # CKA multiplies the draws with five matrices
+    meter.double_products(len(tuned) * n_layers * shifts)
     meter.work("eigen", len(shapes) * n_layers * min(config.positions, base.d_model) ** 3)
     rows = max(1, config.batch_tokens // max(1, round(length)))
     chunk = min(1 << 24, rows * round(length) * base.n_ids)
     held = 2 * scene.weights + min(everything * formulas.FLOAT * base.d_model, 1 << 30)
     held += _DRIFT_CHUNKS * formulas.FLOAT * chunk + formulas.activation_bytes(base, scene.dtype, rows, round(length))
-    sequences = scene.work.sequences / max(1, len(scene.config.cache.responses))
     sums = 8 * sequences * (len(tuned) * _GROUPS * _METRICS + config.draws)
     meter.hold(device=held, host=scene.stream_bytes + sums)
     return meter.cost(devices=scene.devices, known=scene.known, note=f"{len(tuned)} models against {config.base}")
@@ -148,9 +143,13 @@ def _probe(scene: Scene, plan: Plan) -> StageCost:
     for shape in shapes if items else []:
         batch_tokens = config.linear.batch_size * round(work.task_tokens)
         _read(meter, shape, items * work.task_tokens, work.task_tokens, batch_tokens)
+        meter.forward(
+            shape, items * work.task_tokens, work.task_tokens, items * work.task_tokens / batch_tokens
+        )  # for feature use
         fits = 2 * 2 * config.linear.folds * sites * len(config.linear.positions)  # skill, domain, and shuffled labels
         meter.work("fitted", fits * items * (1 - 1 / config.linear.folds) * shape.d_model)
     meter.products(len(shapes) * formulas.encode_flop(scene.d_all, scene.d_sae, items * work.task_tokens))
+    meter.select(len(shapes) * items * work.task_tokens * scene.d_sae)
     meter.hold(device=scene.weights + 8 * config.draws * work.samples + scene.dictionary_bytes * 2)
     return meter.cost(known=scene.known, note=f"{len(shapes)} models, {items:,} items, {sites} sites")
 
@@ -165,15 +164,16 @@ def _dynamics(scene: Scene, plan: Plan) -> StageCost:
     config = scene.config.dynamics
     names = list(scene.with_checkpoints(scene.config.sweep.checkpoints))
     arms = all_arms(names, scene.config.emergence.base, scene.config.emergence.final_steps)
-    n_curves = len(plan.get("curves") or []) or max(1, len(arms)) * scene.n_tasks
-    checkpoints = max([len(arm.checkpoints) for arm in arms], default=1)
+    curves: list[int] = list((plan.get("curves") or {}).values())
+    curves = curves or [len(arm.checkpoints) for arm in arms] * scene.n_tasks or [1]
+    n_curves, n_scores = len(curves), sum(curves)
     meter = scene.meter("dynamics", "models", "figures", opened=0)
     meter.work("record", len(names) * scene.work.samples)
-    meter.work("curve", n_curves * checkpoints * ((_KINDS + 2) * config.draws + _LABELLED * config.resamples))
-    meter.work("drawn", n_curves * config.draws * checkpoints * scene.work.samples / scene.n_tasks)
+    meter.work("curve", n_scores * ((_KINDS + 2) * config.draws + _LABELLED * config.resamples))
+    meter.work("drawn", n_scores * config.draws * scene.work.samples / scene.n_tasks)
     meter.work("figure", 1)
-    meter.work("chart", n_curves)
-    note = f"{n_curves} curves of up to {checkpoints} checkpoints"
+    meter.work("chart", 2 * n_curves)  # a curve, and the length of its responses
+    note = f"{n_curves} curves of up to {max(curves)} checkpoints"
     cost = meter.cost(known=scene.known, note=note)
     return replace(cost, device_bytes=0) if scene.rates.device == "cuda" else cost  # it takes no card
 
@@ -199,7 +199,10 @@ def _baselines(scene: Scene, plan: Plan) -> StageCost:
     for name in names:
         width = scene.shapes[name].d_model if name in scene.shapes else scene.largest.d_model
         meter.products(formulas.dense_step_flop(width, shape.d_sae, schedule.n_tokens))
-        meter.select(2 * schedule.n_tokens * shape.d_sae)
+        if scene.rates.device == "cpu":
+            meter.work("sae_step", schedule.n_tokens * shape.d_sae)
+        else:
+            meter.select(2 * schedule.n_tokens * shape.d_sae)
         weights = formulas.crosscoder_weights(width, shape.d_sae)
         meter.move(schedule.n_tokens / schedule.batch_size * 2 * formulas.optimizer_bytes(weights))
         meter.write(formulas.FLOAT * weights)

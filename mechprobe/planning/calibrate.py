@@ -6,7 +6,9 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
+from statistics import median
 from typing import Any
 
 from mechprobe.errors import ModelError
@@ -65,6 +67,8 @@ def calibrate(device: str = "cpu") -> Rates:
         held=held,
         units=measure_units(),
         memory=torch.cuda.get_device_properties(device).total_memory if kind == "cuda" else _host_memory(),
+        cores=os.cpu_count() or 1,
+        crowded=_crowded() if kind == "cpu" else 1.0,
         context=0,
         made={
             "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M"),
@@ -81,8 +85,8 @@ def _host_memory() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _best(work: Callable[[], Any], device: str, *, seconds: float = _SECONDS) -> float:
-    """Seconds of the fastest call; the first one, which chooses kernels, does not count."""
+def _typical(work: Callable[[], Any], device: str, *, seconds: float = _SECONDS) -> float:
+    """Seconds of a call, the median; the first one, which chooses kernels, does not count."""
     import torch
 
     wait = torch.cuda.synchronize if torch.device(device).type == "cuda" else lambda: None
@@ -94,7 +98,7 @@ def _best(work: Callable[[], Any], device: str, *, seconds: float = _SECONDS) ->
         work()
         wait()
         found.append(time.perf_counter() - start)
-    return min(found)
+    return median(found)
 
 
 def _model(device: str, dtype: str, width: int, n_layers: int) -> tuple[Any, ModelShape]:
@@ -124,7 +128,7 @@ def _block_rate(device: str, dtype: str, width: int, call_s: float) -> tuple[flo
     with torch.no_grad():
         for rows, length in ((FEW, 1), full):
             ids = torch.zeros(rows, length, dtype=torch.int64, device=device)
-            taken = _best(lambda ids=ids: model.model(ids, use_cache=False), device, seconds=_SECONDS / 2)
+            taken = _typical(lambda ids=ids: model.model(ids, use_cache=False), device, seconds=_SECONDS / 2)
             rates.append(forward_flop(shape, ids.numel(), length) / max(taken - 2 * call_s, taken / 4))
     return rates[0], rates[1]
 
@@ -140,13 +144,33 @@ def _calls(device: str) -> tuple[float, float]:
     ids, tokenizer = torch.zeros(1, 1, dtype=torch.int64, device=device), small_tokenizer()
     with torch.no_grad():
         both = [
-            _best(lambda model=model: model.model(ids, use_cache=False), device, seconds=0.5) for model in (deep, flat)
+            _typical(lambda model=model: model.model(ids, use_cache=False), device, seconds=0.5)
+            for model in (deep, flat)
         ]
         call = max(1e-6, (both[0] - both[1]) / 10)
         flat.generation_config.eos_token_id = None
         options = {"max_new_tokens": 32, "end_ids": ()}
-        whole = _best(lambda: generate(flat, tokenizer, [[0]], **options), device, seconds=0.5)
+        whole = _typical(lambda: generate(flat, tokenizer, [[0]], **options), device, seconds=0.5)
     return call, max(1e-6, whole / 32 - 2 * call)
+
+
+def _crowded() -> float:
+    """Seconds of blocks in one thread of torch on every core at the same time, over those of one caller with all its threads."""
+    import torch
+
+    model, _ = _model("cpu", "float32", 384, 2)
+    ids = torch.zeros(FULL["cpu"] // _LENGTH, _LENGTH, dtype=torch.int64)
+
+    def taken(threads: int) -> float:
+        torch.set_num_threads(threads)  # of the calling thread
+        with torch.no_grad():
+            return _typical(lambda: model.model(ids, use_cache=False), "cpu")
+
+    cores = os.cpu_count() or 1
+    with ThreadPoolExecutor(cores) as several:
+        alone = several.submit(taken, torch.get_num_threads()).result()
+        together = list(several.map(taken, [1] * cores))
+    return max(1.0, sum(together) / cores / alone)
 
 
 def _bandwidth(device: str) -> float:
@@ -155,14 +179,14 @@ def _bandwidth(device: str) -> float:
 
     source = torch.zeros(_PROBE_BYTES // FLOAT, device=device)
     target = torch.empty_like(source)
-    return 2 * _PROBE_BYTES / _best(lambda: target.copy_(source), device, seconds=0.3)
+    return 2 * _PROBE_BYTES / _typical(lambda: target.copy_(source), device, seconds=0.3)
 
 
 def _copy(device: str) -> float:
     import torch
 
     source = torch.zeros(_PROBE_BYTES // FLOAT, pin_memory=True)
-    return _PROBE_BYTES / _best(lambda: source.to(device), device, seconds=0.3)
+    return _PROBE_BYTES / _typical(lambda: source.to(device), device, seconds=0.3)
 
 
 def _disk() -> tuple[float, float]:
@@ -212,5 +236,5 @@ def _step(device: str, d_model: int, d_sae: int, k: int, batch: int, bandwidth: 
     trainer = Trainer(crosscoder, TrainConfig(n_tokens=10**6, batch_size=batch))
     x = torch.randn(batch, 3, d_model, generator=torch.Generator().manual_seed(0)).to(device)
     trainer.set_up([x])
-    taken = _best(lambda: trainer.step(x), device)
+    taken = _typical(lambda: trainer.step(x), device)
     return max(taken - optimizer_bytes(crosscoder_weights(3 * d_model, d_sae)) / bandwidth, taken / 4)

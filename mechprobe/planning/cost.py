@@ -59,6 +59,13 @@ class Meter:
         moved = passes * 6 * 8 * n_positions * shape.n_ids
         self.shared += flop / self.rates.block_rate(self.dtype, shape.d_model) + moved / self.rates.bandwidth
 
+    def unembed(self, shape: ModelShape, n_positions: Number) -> None:
+        """Unembedding, and two float32 passes over the logits (ours)."""
+        flop = formulas.head_flop(shape, n_positions)
+        self.flop += flop
+        self.shared += flop / self.rates.block_rate(self.dtype, shape.d_model)
+        self.move(2 * formulas.FLOAT * n_positions * shape.n_ids)
+
     def generate(
         self,
         shape: ModelShape,

@@ -15,7 +15,7 @@ from mechprobe.errors import ConfigError
 from mechprobe.files import write_json
 from mechprobe.planning.cards import BLOCK_CALL, MEMORY, PRODUCTS, STEP_CALL, Card
 
-FORMAT = 2
+FORMAT = 3
 KITS = ("program", "models", "bridge", "optimizer", "figures", "classifiers", "sae_lens", "trl", "page")
 """What a command imports and uses for the first time: what every stage imports, transformers with a model that has responded, the
 bridge of TransformerLens, an optimizer, matplotlib, scikit-learn, sae-lens, TRL. ``page`` is what the report imports, which does
@@ -35,12 +35,13 @@ UNITS = (
     "eigen",
     "fitted",
     "sampled",
+    "sae_step",
 )
 """Work of the host: a model folder that is inspected, a model that is loaded and released beside the reading of its bytes, a token and a
 prompt that are tokenized, a byte that is hashed, a response that is scored and written, a value that a bootstrap draws, a checkpoint of a
 simulated curve, a figure of one axes, each further axes of it, a multiplication and addition of float64 matrices, an
 eigendecomposition of side 1 (it grows with the third power of the side), a number that a logistic regression
-is fitted on, and a token that is sampled instead of chosen greedily."""
+is fitted on, a token that is sampled instead of chosen greedily, and a token and latent of a step of sae-lens, beside its products."""
 _CONTEXT = 600 * 10**6
 """Bytes that CUDA and its libraries take on a card (ours)."""
 _GATHERED_BYTES = 2
@@ -58,7 +59,7 @@ HELD = {
     "classifiers": 40_000_000, "sae_lens": 150_000_000, "trl": 200_000_000, "page": 250_000_000,
 }  # fmt: skip
 _UNITS = {
-    "opened": 0.2, "loaded": 0.2, "product": 5e-11, "fitted": 5e-7, "sampled": 2e-5, "eigen": 5e-10, "token": 1e-6, "prompt": 1e-4, "hashed": 1e-9, "record": 2e-4, "drawn": 1e-8, "curve": 1e-6, "figure": 0.2, "chart": 0.05,
+    "opened": 0.2, "loaded": 0.2, "product": 5e-11, "fitted": 5e-7, "sampled": 2e-5, "sae_step": 2e-8, "eigen": 5e-10, "token": 1e-6, "prompt": 1e-4, "hashed": 1e-9, "record": 2e-4, "drawn": 1e-8, "curve": 1e-6, "figure": 0.2, "chart": 0.05,
 }  # fmt: skip
 """Of a host that was not measured: Linux with torch 2.13 for CPUs (ours)."""
 
@@ -69,7 +70,7 @@ Bytes = Annotated[int, Field(ge=0, lt=10**18, strict=True)]
 Width = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,8}$")]
 ByWidth = Annotated[Mapping[Width, tuple[Rate, Rate]], Field(min_length=1)]
 """What a calibration file may hold."""
-FEW, FULL = 16, {"cpu": 1024, "cuda": 8192}
+FEW, FULL = 16, {"cpu": 4096, "cuda": 8192}
 """Tokens of the calls whose rates are measured: those of a generation step, and those of a full batch."""
 
 
@@ -106,6 +107,8 @@ class Rates:
         held: Bytes that a process holds with each kit, likewise.
         units: Seconds of each of `UNITS`.
         memory: Bytes of the device.
+        cores: Processor cores of the host.
+        crowded: How many times as long a process takes with one thread while as many run on all cores, as one alone with all its threads.
         context: Bytes of the device that are taken before any tensor.
         made: How the rates were measured: versions, threads, load, date.
     """
@@ -127,6 +130,8 @@ class Rates:
     held: dict[str, Bytes]
     units: dict[str, Seconds]
     memory: Annotated[Bytes, Field(gt=0)]
+    cores: Annotated[int, Field(ge=1, lt=10**6, strict=True)] = 1
+    crowded: Rate = 1.0
     context: Bytes = 0
     made: dict[str, Any] = field(default_factory=dict)
 
@@ -151,6 +156,12 @@ class Rates:
         """
         width = max(int(width) for width in self.blocks["float32"])
         return self.training * self.block_rate(precision, width) / self.block_rate("float32", width)
+
+    def slowed(self, processes: int) -> float:
+        """How many times as long each of several processes on the cores takes as one alone; linear up to one for each core (ours)."""
+        return 1 + (self.crowded - 1) * min(1.0, (processes - 1) / max(1, self.cores - 1)) * max(
+            1.0, processes / self.cores
+        )
 
     def started(self, *kits: str) -> float:
         """Seconds until a command has started with these kits."""

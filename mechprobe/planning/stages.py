@@ -5,10 +5,10 @@ from collections.abc import Callable
 from mechprobe.cache.store.dtypes import row_bytes
 from mechprobe.planning import formulas
 from mechprobe.planning.cost import Meter
+from mechprobe.planning.intervening import intervene
 from mechprobe.planning.scene import Scene
 from mechprobe.planning.shapes import BYTES, ModelShape
 from mechprobe.planning.stage_cost import StageCost
-from mechprobe.run_config import RunConfig
 from mechprobe.selection.config import TOGETHER
 from mechprobe.selection.rankings.gradients import GRADIENT_TOKENS
 
@@ -17,10 +17,6 @@ _SPLICED = 3
 _SPLICE_TOKENS = 4096
 _EVALUATED_ROWS = 4096
 """Rows of a batch when `train-sae` measures the held-out rows."""
-_KNOWN = 4
-"""Responses of a condition for one that is judged: the others are known from another condition (ours)."""
-_RECORD_BYTES = 100
-"""Bytes of a judged response in memory, whose text is not kept (ours)."""
 _POOL_BATCH_TOKENS = 4096
 """Tokens of a batch when `select` pools activations."""
 
@@ -266,59 +262,6 @@ def _gradients(scene: Scene, meter: Meter, tokens: int | float, length: int | fl
     meter.move(4 * 8 * tokens * scene.d_sae)
 
 
-def intervene_steps(scene: Scene, meter: Meter, n_conditions: int, samples: int) -> None:
-    """Clean responses, and every condition: drafts are checked in the blocks above the site, and every response is judged."""
-    work, settings, shape = scene.work, scene.config.intervene, scene.largest
-    new = min(settings.max_new_tokens or work.longest_response, work.longest_response)
-    upper = max(1, shape.n_layers - work.layer)
-    meter.generate(shape, samples, work.task_tokens, new, settings.batch_size, times=2)
-    response = min(new, work.response)
-    length = work.task_tokens + response
-    n = n_conditions * samples
-    meter.forward(shape, n * length, length, n / settings.batch_size, layers=upper)
-    meter.flop += formulas.head_flop(shape, n * response)
-    meter.move(2 * formulas.FLOAT * n * response * shape.n_ids)
-    meter.products(formulas.encode_flop(scene.d_all, scene.d_sae, n_conditions / 8 * samples))
-    meter.work("record", n / _KNOWN)
-
-
-def _intervene(scene: Scene) -> StageCost:
-    work, config, shape = scene.work, scene.config, scene.largest
-    meter = scene.meter("intervene", "models")
-    settings = config.intervene
-    new = min(settings.max_new_tokens or work.longest_response, work.longest_response)
-    n_conditions = work.conditions or n_conditions_of(config)
-    samples = min(work.judging, work.tasks * settings.n_per_task) if settings.n_per_task else work.judging
-    started = meter.alone
-    meter.load(shape, 2)
-    meter.work("loaded", 2)
-    intervene_steps(scene, meter, n_conditions, samples)
-    rows = min(settings.batch_size, samples)
-    held = formulas.generation_bytes(shape, scene.dtype, rows, work.longest_task, new)
-    n_models = len(settings.near or scene.shapes)
-    records = _RECORD_BYTES * n_conditions * samples
-    meter.hold(device=n_models * scene.weights + 2 * held + 2 * scene.dictionary_bytes, host=records)
-    workers = max(1, settings.workers)
-    meter.alone = started * (1 if workers == 1 else 2) + (meter.alone - started) / workers
-    meter.shared /= workers
-    counted = "" if work.conditions else "about "
-    more = f", {workers} processes of this size" if workers > 1 else ""
-    note = f"{counted}{n_conditions:,} conditions, {samples:,} prompts{more}"
-    return meter.cost(devices=scene.devices, known=scene.known, note=note)
-
-
-def n_conditions_of(config: RunConfig) -> int:
-    """Conditions of ``intervene`` by its settings: random sets, equal-norm controls and sizes of every edit, and about 40 single ones."""
-    settings = config.intervene
-    edits = [*settings.edits_base, *settings.edits_tuned]
-    transplants = sum("transplant" in edit for edit in edits)
-    shifted = settings.n_shuffled if settings.n_shifted is None else settings.n_shifted
-    rescaled = settings.n_random if settings.n_rescaled is None else min(settings.n_rescaled, settings.n_random)
-    each = settings.n_random + rescaled + settings.n_shuffled
-    sizes = len(settings.sizes) * (1 + min(20, settings.n_random))
-    return len(edits) * each + transplants * (shifted + sizes) + 40
-
-
 STAGES: dict[str, Callable[[Scene], StageCost]] = {
     "localize": _localize,
     "cache": _cache,
@@ -326,6 +269,6 @@ STAGES: dict[str, Callable[[Scene], StageCost]] = {
     "features": _features,
     "evaluate": _evaluate,
     "select": _select,
-    "intervene": _intervene,
+    "intervene": intervene,
 }
 """The stages of the chain that use models or the store, in the order of a run."""

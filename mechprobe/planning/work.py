@@ -150,7 +150,7 @@ def count_work(
         response=response,
         longest_response=min(longest, most),
         conditions=made.get("interventions", {}).get("conditions"),
-        layer=_layer(config, n_layers),
+        layer=_layer(config, layout, n_layers),
         notes=tuple(notes),
     )
 
@@ -220,9 +220,13 @@ def _responses(layout: RunLayout | None) -> tuple[float, int] | None:
     return fmean(n for each in lengths.values() for n in each), round(fmean(max(each) for each in lengths.values()))
 
 
-def _layer(config: RunConfig, n_layers: int) -> int:
-    """Blocks up to the site; half of them where ``localize`` chooses it."""
+def _layer(config: RunConfig, layout: RunLayout | None, n_layers: int) -> int:
+    """Blocks up to the site; half of them where ``localize`` has yet to choose it."""
+    from mechprobe.localization.result import SiteCeilings
     from mechprobe.types import Site
 
-    layers = [Site.parse(site).layer + 1 for site in config.cache.sites]
+    sites = list(config.cache.sites)
+    if not sites and layout is not None and (layout.localize / MANIFEST).is_file():
+        sites = [SiteCeilings.load(layout.localize).chosen]
+    layers = [Site.parse(site).layer + 1 for site in sites]
     return max(layers) if layers else (n_layers + 1) // 2

@@ -86,7 +86,10 @@ def test_side_stages_follow_their_counts(scene: Scene) -> None:
         return SIDE[name](scene, plan).seconds or 0.0
 
     assert seconds("drift", {"tokens": {"rl": {"own": 10**6}}}) > seconds("drift", {"tokens": {"rl": {"own": 10**5}}})
-    assert seconds("dynamics", {"curves": ["a"] * 20}) > seconds("dynamics", {"curves": ["a"] * 10})
+    twenty, ten, longer = (
+        {"curves": dict.fromkeys(map(str, range(n)), checkpoints)} for n, checkpoints in ((20, 4), (10, 4), (10, 12))
+    )
+    assert min(seconds("dynamics", twenty), seconds("dynamics", longer)) > seconds("dynamics", ten)
     one = {"n_items": 64, "n_draws": 1}
     assert seconds("sweep", {"benchmarks": [one, one]}) > seconds("sweep", {"benchmarks": [one]})
     weights = {"bytes": {"base": 10}, "seconds": 30.0, "memory": 7, "exact": 1, "estimated": 0}

@@ -13,6 +13,7 @@ from mechprobe.drift.divergence.distances import PositionDivergences
 
 Kind = Literal["raised", "lowered", "shifted"]
 KINDS: tuple[Kind, ...] = ("raised", "lowered", "shifted")
+_ID_BITS = 48
 
 
 @dataclass(frozen=True)
@@ -101,10 +102,10 @@ class TokenCounts:
 
     @classmethod
     def _added(cls, keys: ndarray, values: ndarray) -> "TokenCounts":
-        unique, place = np.unique(keys, axis=0, return_inverse=True)
-        counts = np.zeros((len(unique), 2))
-        np.add.at(counts, place.ravel(), values)
-        return cls(unique.astype(np.int64), counts)
+        # one number for each pair, because unique rows take ten times as long
+        pairs, place = np.unique((keys[:, 0] << _ID_BITS) | keys[:, 1], return_inverse=True)
+        counts = [np.bincount(place, weights=column, minlength=len(pairs)) for column in values.T]
+        return cls(np.stack([pairs >> _ID_BITS, pairs & ((1 << _ID_BITS) - 1)], axis=1), np.stack(counts, axis=1))
 
     def leading(self, kind: Kind, n: int) -> list[tuple[int, int, float]]:
         """(id, count, mean) of the ``n`` most frequent tokens of a kind; of equal counts the lower id comes first."""
