@@ -214,7 +214,10 @@ def _baselines(scene: Scene, plan: Plan) -> StageCost:
     training = training_memory(scene, d_all=scene.largest.d_model) + 2 * pool // max(1, len(scene.shapes))
     spliced = scene.weights + spliced_memory(scene, scene.largest) + 2 * scene.dictionary_bytes
     coded = formulas.FLOAT * 4096 * (4 * scene.d_all + 6 * scene.d_sae)
-    meter.hold(device=2 * scene.dictionary_bytes + max(training, spliced, coded), mapped=scene.mapped_bytes)
+    kept = training if scene.rates.device == "cpu" else 0  # the allocator keeps what training held
+    meter.hold(
+        device=2 * scene.dictionary_bytes + max(training - kept, spliced, coded), host=kept, mapped=scene.mapped_bytes
+    )
     return meter.cost(known=scene.known, note=f"{len(names)} SAEs of {shape.d_sae:,} features")
 
 
