@@ -49,8 +49,9 @@ class FrozenConfig(BaseModel):
             raise cls.error_type(describe_validation_error(cls, error, obj)) from None
 
     def replace(self: ConfigType, **changes: Any) -> ConfigType:
-        """Copy the configuration with some values changed, and validate it."""
-        return type(self)(**{**self.model_dump(), **changes})
+        """Copy the configuration with some values changed, and validate it; what was left out before is still left out."""
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        return type(self)(**{**given, **changes})
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str | None:

@@ -110,6 +110,14 @@ def test_every_model_on_every_benchmark(
     assert tables[0].columns == ["base", "step 4", "end", "end − base"]
 
 
+def test_a_change_of_other_settings_leaves_the_items_of_a_standin(family: ModelFamily, tmp_path: Path) -> None:
+    """`replace` would mark the skill, which nobody gave, as given."""
+    config = SweepConfig.model_validate({"benchmarks": {"standin:math500": SMALL}}).replace(final_steps={"rl": 8})
+    found = sweep(family, config=config, out=tmp_path / "sweep")
+    assert found.steps["rl"] == 8
+    assert found.benchmarks["standin:math500"].n_items == SMALL["skill"]["n"]
+
+
 def test_names_of_standins_are_everywhere(family: ModelFamily, tmp_path: Path) -> None:
     found = sweep(family, {"standin:math500": SMALL}, out=tmp_path / "sweep")
     cell = tmp_path / "benchmarks" / "standin-math500" / "rl" / "result.json"
