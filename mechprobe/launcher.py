@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from threading import Event, Thread
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from mechprobe.errors import ConfigError, StoreError, first_line
 from mechprobe.ranks import BEAT, LATE, WORKING, Process, Ranks, rank_and_count, reports, within
@@ -78,14 +78,14 @@ def _meet() -> Ranks:
         store = dist.PrefixStore(f"mechprobe {Process.n_meetings}", found)
         dist.init_process_group("gloo", store=store, rank=index, world_size=count, timeout=_MEETING)
         group = dist.new_group(backend="gloo", timeout=WORKING)
+        apart: Any = cast("Any", store).clone()  # its own connection, on which nobody waits for the watch
     except RuntimeError as error:
         Process.reported = True
         place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise StoreError(
             f"The processes cannot meet at {place} ({first_line(error)}); start all again, on a free port."
         ) from None
-    apart: Any = store  # its own connection, on which nobody waits for the watch
-    Process.store, Process.watch = store, Watch(apart.clone(), index, count)
+    Process.store, Process.watch = store, Watch(apart, index, count)
     Process.watch.start()
     return Ranks(index, count, group)
 
