@@ -1,6 +1,13 @@
 """Kill one of the processes that divide a stage, at random moments, and compare what is made afterwards with one process alone.
 
-    python -m benchmarks.kills --run COPY_OF_A_FINISHED_RUN --kills 10 --seed 0 --out artifacts/benchmarks/kills_cpu.json
+    head -60 artifacts/lab/shared-marker/prompts.jsonl > few.jsonl
+    mechprobe run --out tiny --until intervene --set prompts.file=few.jsonl localize.n_per_task=2 cache.max_prompts=24 \
+      cache.shard_rows=256 train_sae.d_sae=64 train_sae.k=8 train_sae.n_tokens=8192 train_sae.batch_size=512 \
+      features.ce_samples=8 features.gate.min_fve=0.0 features.gate.min_ce_recovered=-9.0 evaluate.n_per_task=12 \
+      evaluate.batch_size=4 select.n_controls=2 select.min_gained=1 select.rule=top:6 intervene.features=top:6 \
+      intervene.n_random=1 intervene.n_shuffled=1 intervene.n_per_task=2 intervene.doses=[] intervene.sizes=[] \
+      intervene.workers=1 intervene.compare=[]
+    python -m benchmarks.kills --run tiny --kills 20
 
 For every stage a copy of the run without it is made. One process alone gives the reference. ``--processes`` processes, which
 this script starts and ends as torchrun does, give the duration, and the same bytes. Each kill draws a stage, a process and a moment, sends SIGKILL, and checks: the
@@ -256,6 +263,7 @@ def main() -> None:
         )
         print(json.dumps(rows[-1]), flush=True)
     shutil.rmtree(arguments.scratch, ignore_errors=True)
+    arguments.run = arguments.run.name  # the result names no place of this machine
     write_report(arguments, what="kills", began=began, packages=("torch",), body={"kills": rows})
 
 

@@ -38,8 +38,8 @@ if peak:
     open(peak, "w").write(line.split()[1])
 sys.exit(code)
 """
-_SHARES = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
-_SMALLEST = (16, 24, 32, 48, 64, 96, 128)
+_SHARES = (0.9, 0.75, 0.6, 0.45, 0.3)
+_SMALLEST = (24, 64)
 """MiB."""
 _SECONDS = 1800
 _GOOD = ("equal", "sentence", "OpenBLAS")
