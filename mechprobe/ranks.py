@@ -181,7 +181,8 @@ class Ranks:
         copied = needed and not self.is_first
         with TemporaryDirectory(prefix="mechprobe_rank_") if copied else nullcontext(folder) as own:
             if copied:
-                shutil.copytree(folder, own, dirs_exist_ok=True)
+                # the first process may be removing a temporary file, such as the mark of `require_shared`
+                shutil.copytree(folder, own, dirs_exist_ok=True, ignore=shutil.ignore_patterns(f"*{PARTIAL}"))
             self.wait()
             yield Path(own)
 

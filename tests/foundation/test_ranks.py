@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from mechprobe.errors import ConfigError
 from mechprobe.launcher import ranks_of_command
 from mechprobe.ranks import Ranks, in_turns, is_first, sharing
 
+T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import os, signal, sys
@@ -132,6 +134,20 @@ def killed_and_resumed(folder: Path, victim: int, n_after: int) -> None:
     code, lines = run(folder, "whole", n=n_after)
     assert (code, sentences(lines)) == (0, [])
     assert (folder / "out" / "all.txt").read_text() == "0149162536"
+
+
+class Second(Ranks):
+    """The second of two processes, without the first."""
+
+    def gather(self, value: T) -> list[T]:
+        return [value, value]
+
+
+def test_a_copy_of_the_folder_leaves_out_what_the_first_process_may_remove(tmp_path: Path) -> None:
+    (tmp_path / "part-0").touch()
+    (tmp_path / ".mark.partial").touch()
+    with Second(1, 2).own_copy(tmp_path) as own:
+        assert [path.name for path in own.iterdir()] == ["part-0"]
 
 
 @pytest.mark.slow
