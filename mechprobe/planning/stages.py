@@ -45,7 +45,7 @@ def _cache(scene: Scene) -> StageCost:
         each = scene.shapes[name]
         meter.load(each)
         meter.work("loaded", 1)
-        new, batch = settings.max_new_tokens, settings.generation_batch
+        new, batch = work.longest_stored, settings.generation_batch
         meter.generate(each, work.prompts, work.prompt_tokens, new, batch, sampled=temperature > 0)
     for shape in scene.shapes.values():
         meter.load(shape, 1 if settings.reader == "bridge" else 2)
@@ -55,7 +55,7 @@ def _cache(scene: Scene) -> StageCost:
         )
     meter.write(scene.mapped_bytes)
     meter.read(scene.mapped_bytes)
-    new = settings.max_new_tokens if settings.responses else 0
+    new = work.longest_stored if settings.responses else 0
     rows = max(1, settings.batch_tokens // max(1, round(length)))
     held = [
         formulas.activation_bytes(longest, scene.dtype, rows, round(length))

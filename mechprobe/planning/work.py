@@ -71,6 +71,7 @@ class Workload:
         located: Prompts that ``localize`` asks.
         gained: Samples of G_t.
         response, longest_response: Mean number of tokens of a response to a task, and the greatest one, as a mean over the models.
+        longest_stored: Longest response that `cache` generates.
         conditions: Conditions of ``intervene``; None derives them from the settings.
         layer: Depth of the site, in blocks.
         notes: What was assumed, as sentences.
@@ -91,6 +92,7 @@ class Workload:
     gained: int
     response: float
     longest_response: int
+    longest_stored: int
     conditions: int | None
     layer: int
     notes: tuple[str, ...] = field(default=())
@@ -115,19 +117,22 @@ def count_work(
     )
     n_prompts, lengths = _prompts(config, _counter(tokenizer), assumed, notes)
     most = config.tasks.max_new_tokens
-    response, longest = _responses(layout) or (float(assumed.response_tokens or most), assumed.response_tokens or most)
+    evaluated = _responses(layout)
+    response, longest = evaluated or (float(assumed.response_tokens or most), assumed.response_tokens or most)
     halves, samples, asked = _tasks(config, _counter(tokenizer), assumed, notes)
     made = {} if layout is None else _made(layout)
     stored = made.get("cache", {})
     drawn = min(n_prompts, config.cache.max_prompts or n_prompts)
     new = min(assumed.response_tokens or config.cache.max_new_tokens, config.cache.max_new_tokens)
+    stored_response = min(evaluated[0], new) if evaluated else float(new)
     n_responses = len(config.cache.responses)
     sequences = drawn * max(1, n_responses)
-    rows = round(sequences * (fmean(lengths) + (new if n_responses else 0)))
+    rows = round(sequences * (fmean(lengths) + (stored_response if n_responses else 0)))
     limit = config.cache.max_tokens
     rows = rows if limit is None else min(rows, limit)
     if not stored and n_responses:
-        notes.append(f"Every response is taken to have {new} tokens.")
+        like = ", as the evaluated ones have" if evaluated else ""
+        notes.append(f"A stored response is taken to have {stored_response:.4g} tokens on average{like}.")
     gained = made.get("selection", {})
     located = [first.take(config.localize.n_per_task) for first, _ in halves] if halves else []
     selecting = sum(len(first.samples) for first, _ in halves) if halves else samples // 2
@@ -149,6 +154,7 @@ def count_work(
         gained=sum(gained.values()) if gained else min(selecting // 4, 5 * config.select.max_samples),
         response=response,
         longest_response=min(longest, most),
+        longest_stored=min(evaluated[1], new) if evaluated else new,
         conditions=made.get("interventions", {}).get("conditions"),
         layer=_layer(config, layout, n_layers),
         notes=tuple(notes),

@@ -1,4 +1,4 @@
-"""SIGKILL four times at random moments of `mechprobe cache`; experiments/lab/kill_cache.py does it fifty times."""
+"""SIGKILL eight times at random moments of `mechprobe cache`; experiments/lab/kill_cache.py does it fifty times."""
 
 import json
 import multiprocessing
@@ -9,12 +9,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from mechprobe.cache.store.activation_store import ActivationStore
 from mechprobe.cli import main
 
-N_KILLS = 4
+N_KILLS = 8
 
 
+@pytest.mark.slow  # tests/cache/test_resume.py kills the harvest in the quick tests
 def test_killed_at_random_moments_and_resumed(
     llama_family: dict[str, Path], tmp_path: Path, contents: Callable
 ) -> None:
