@@ -53,9 +53,11 @@ gate = {{min_fve = -9, min_ce_recovered = -99, max_dead_share = 1}}
 rule = "ids:1,2,3,4,5,6,7,8"
 n_controls = 4
 [intervene]
-n_random = 2
+n_per_task = 8
+n_random = 1
 n_shuffled = 1
-n_shifted = 1
+n_shifted = 0
+rivals = ["pca"]
 sizes = []
 doses = []
 compare = []

@@ -38,6 +38,10 @@ class OneByOne(Mapping[str, nn.Module]):
     def __len__(self) -> int:
         return len(self._names)
 
+    def load(self, name: str) -> None:
+        """Load a model, and free the one before. The caller holds neither."""
+        self[name]
+
     def release(self) -> None:
         """Free the model that was loaded last."""
         if self._last:

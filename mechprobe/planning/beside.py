@@ -45,7 +45,7 @@ def _drift(scene: Scene, plan: Plan) -> StageCost:
         _read(meter, shape, read, length)
         meter.work("prompt", read / length)
         meter.flop += 2 * formulas.head_flop(shape, predicted)
-        meter.shared += 2 * formulas.head_flop(shape, predicted) / scene.rates.block_rate(scene.dtype, shape.d_model)
+        meter.shared += 2 * formulas.head_flop(shape, predicted) / scene.rates.head_rate(scene.dtype)
         meter.move(8 * _DISTANCE_PASSES * predicted * shape.n_ids)
         columns = sources * _GROUPS * _METRICS
         meter.work("product", config.draws * sequences * columns)

@@ -22,6 +22,7 @@ from mechprobe.planning.units import measure_units, small_tokenizer
 _WIDTHS = {"cpu": (128, 384, 1024), "cuda": (1024, 4096)}
 _LENGTH = 64
 _PROBE_BYTES = 1 << 27
+_HEAD_WIDTH, _HEAD_IDS = 1024, 1 << 15
 _SECONDS = 1.0
 
 
@@ -54,6 +55,7 @@ def calibrate(device: str = "cpu") -> Rates:
         device="cuda" if kind == "cuda" else "cpu",
         source="measured",
         blocks=blocks,
+        heads={dtype: _head_rate(device, dtype) for dtype in dtypes},
         training=training,
         sparse=sparse,
         selection=selection,
@@ -130,6 +132,25 @@ def _block_rate(device: str, dtype: str, width: int, call_s: float) -> tuple[flo
             ids = torch.zeros(rows, length, dtype=torch.int64, device=device)
             taken = _typical(lambda ids=ids: model.model(ids, use_cache=False), device, seconds=_SECONDS / 2)
             rates.append(forward_flop(shape, ids.numel(), length) / max(taken - 2 * call_s, taken / 4))
+    return rates[0], rates[1]
+
+
+def _head_rate(device: str, dtype: str) -> tuple[float, float]:
+    """FLOP per second of an unembedding whose weights no cache holds, on few tokens and on a full batch."""
+    import torch
+
+    from mechprobe.models.precision import allow_tf32
+
+    own = torch.float32 if dtype == "tf32" else getattr(torch, dtype)
+    head = torch.nn.Linear(_HEAD_WIDTH, _HEAD_IDS, bias=False, device=device, dtype=own)
+    if dtype == "tf32":
+        allow_tf32(head)
+    rates = []
+    for rows in (FEW, FULL[torch.device(device).type] // 8):
+        x = torch.randn(rows, _HEAD_WIDTH, device=device, dtype=own)
+        with torch.no_grad():
+            taken = _typical(lambda x=x: head(x), device, seconds=_SECONDS / 2)
+        rates.append(2 * rows * _HEAD_WIDTH * _HEAD_IDS / taken)
     return rates[0], rates[1]
 
 

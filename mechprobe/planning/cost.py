@@ -24,11 +24,17 @@ class Meter:
         self._base = rates.holds(*kits)
         self._held, self._device, self._host = 0, 0, 0
 
-    def load(self, shape: ModelShape, times: Number = 1) -> None:
-        """Read the weights of a model, and hand them to the device; pages that a run reads again are still in memory."""
+    def load(self, shape: ModelShape, times: Number = 1, *, beside: int = 0) -> None:
+        """Read the weights of a model, and hand them to the device; pages that a run reads again are still in memory.
+
+        The pages of the files are in memory together with the weights, and with those of ``beside`` other models.
+        """
         stored = shape.parameters * BYTES.get(shape.stored_as, 4)
         self.alone += stored / self.rates.read
-        self.alone += times * (stored + shape.weight_bytes(self.dtype)) / min(self.rates.copy, self.rates.bandwidth)
+        self.work("weight", times * stored)
+        self.hold(device=(1 + beside) * shape.weight_bytes(self.dtype), mapped=stored)
+        if self.rates.device == "cuda":
+            self.alone += times * shape.weight_bytes(self.dtype) / self.rates.copy
 
     def forward(
         self,
@@ -57,13 +63,13 @@ class Meter:
         flop = passes * formulas.head_flop(shape, n_positions)
         self.flop += flop
         moved = passes * 6 * 8 * n_positions * shape.n_ids
-        self.shared += flop / self.rates.block_rate(self.dtype, shape.d_model) + moved / self.rates.bandwidth
+        self.shared += flop / self.rates.head_rate(self.dtype) + moved / self.rates.bandwidth
 
     def unembed(self, shape: ModelShape, n_positions: Number) -> None:
         """Unembedding, and two float32 passes over the logits (ours)."""
         flop = formulas.head_flop(shape, n_positions)
         self.flop += flop
-        self.shared += flop / self.rates.block_rate(self.dtype, shape.d_model)
+        self.shared += flop / self.rates.head_rate(self.dtype)
         self.move(2 * formulas.FLOAT * n_positions * shape.n_ids)
 
     def generate(
@@ -83,12 +89,14 @@ class Meter:
         n_batches = math.ceil(n / batch)
         rows = n / n_batches
         self.forward(shape, times * n * prompt, prompt, times * n_batches)
-        flop = formulas.forward_flop(shape, n * new, prompt + new / 2) + formulas.head_flop(shape, n * new)
+        blocks, head = formulas.forward_flop(shape, n * new, prompt + new / 2), formulas.head_flop(shape, n * new)
         cache = 3 * formulas.kv_bytes(shape, self.dtype, max(1, round(rows)), round(prompt + new / 2))
         logits = 8 * rows * shape.n_ids * formulas.FLOAT
-        self.flop += times * flop
-        rate = self.rates.block_rate(self._forward_dtype, shape.d_model, rows)
-        products = max(flop / (n_batches * new) / rate, shape.weight_bytes(self.dtype) / self.rates.bandwidth)
+        self.flop += times * (blocks + head)
+        at_blocks = blocks / self.rates.block_rate(self._forward_dtype, shape.d_model, rows)
+        at_head = head / self.rates.head_rate(self._forward_dtype, rows)
+        read = shape.weight_bytes(self.dtype) / self.rates.bandwidth
+        products = max((at_blocks + at_head) / (n_batches * new), read)
         step = (
             products + (cache + logits) / self.rates.bandwidth + shape.n_layers * self.rates.call_s + self.rates.step_s
         )

@@ -23,6 +23,7 @@ without the others."""
 UNITS = (
     "opened",
     "loaded",
+    "weight",
     "token",
     "prompt",
     "hashed",
@@ -37,7 +38,7 @@ UNITS = (
     "sampled",
     "sae_step",
 )
-"""Work of the host: a model folder that is inspected, a model that is loaded and released beside the reading of its bytes, a token and a
+"""Work of the host: a model folder that is inspected, a model that is loaded and released, a byte of stored weights that becomes a number, a token and a
 prompt that are tokenized, a byte that is hashed, a response that is scored and written, a value that a bootstrap draws, a checkpoint of a
 simulated curve, a figure of one axes, each further axes of it, a multiplication and addition of float64 matrices, an
 eigendecomposition of side 1 (it grows with the third power of the side), a number that a logistic regression
@@ -59,7 +60,7 @@ HELD = {
     "classifiers": 40_000_000, "sae_lens": 150_000_000, "trl": 200_000_000, "page": 250_000_000,
 }  # fmt: skip
 _UNITS = {
-    "opened": 0.2, "loaded": 0.2, "product": 5e-11, "fitted": 5e-7, "sampled": 2e-5, "sae_step": 2e-8, "eigen": 5e-10, "token": 1e-6, "prompt": 1e-4, "hashed": 1e-9, "record": 2e-4, "drawn": 1e-8, "curve": 1e-6, "figure": 0.2, "chart": 0.05,
+    "opened": 0.2, "loaded": 0.2, "weight": 1e-9, "product": 5e-11, "fitted": 5e-7, "sampled": 2e-5, "sae_step": 2e-8, "eigen": 5e-10, "token": 1e-6, "prompt": 1e-4, "hashed": 1e-9, "record": 2e-4, "drawn": 1e-8, "curve": 1e-6, "figure": 0.2, "chart": 0.05,
 }  # fmt: skip
 """Of a host that was not measured: Linux with torch 2.13 for CPUs (ours)."""
 
@@ -95,6 +96,7 @@ class Rates:
         device: ``cpu`` or ``cuda``.
         source: ``measured`` by `mechprobe bench --calibrate`, or ``published``.
         blocks: dtype, or ``tf32`` → width of the residual stream → FLOP per second of whole transformer blocks on `FEW` and on `FULL` tokens.
+        heads: dtype, or ``tf32`` → FLOP per second of an unembedding with many ids on `FEW` and on `FULL` tokens.
         training: FLOP per second of the products of a crosscoder's step in float32, as `formulas` counts them.
         sparse: FLOP per second of its products with active latents only, which gather rows.
         selection: Seconds that a step spends on one score, a row and a latent, beside its products.
@@ -117,6 +119,7 @@ class Rates:
     device: Literal["cpu", "cuda"]
     source: Literal["measured", "published"]
     blocks: Mapping[str, ByWidth]
+    heads: Annotated[Mapping[str, tuple[Rate, Rate]], Field(min_length=1)]
     training: Rate
     sparse: Rate
     selection: Seconds
@@ -138,10 +141,18 @@ class Rates:
     def block_rate(self, dtype: str, width: int, n_tokens: int | float = float("inf")) -> float:
         """FLOP per second of blocks of a width on calls of ``n_tokens``.
 
-        The rate is interpolated between the measured widths, in logarithms, and the time of a call between `FEW` and `FULL` tokens.
+        The rate is interpolated between the measured widths, in logarithms.
         """
         known = self.blocks.get(dtype) or self.blocks["float32"]
         few, full = (_between({int(size): pair[at] for size, pair in known.items()}, width) for at in (0, 1))
+        return self._on(n_tokens, few, full)
+
+    def head_rate(self, dtype: str, n_tokens: int | float = float("inf")) -> float:
+        """FLOP per second of an unembedding on calls of ``n_tokens``."""
+        return self._on(n_tokens, *(self.heads.get(dtype) or self.heads["float32"]))
+
+    def _on(self, n_tokens: int | float, few: float, full: float) -> float:
+        """The rate on ``n_tokens``; the time of a call is linear between `FEW` and `FULL` tokens."""
         least, most = FEW, FULL[self.device]
         if n_tokens >= most:
             return full
@@ -180,6 +191,7 @@ class Rates:
             device="cuda",
             source="published",
             blocks={dtype: {"4096": (PRODUCTS * peak, PRODUCTS * peak)} for dtype, peak in whole.items()},
+            heads={dtype: (PRODUCTS * peak, PRODUCTS * peak) for dtype, peak in whole.items()},
             training=PRODUCTS * card.single,
             sparse=MEMORY * card.bandwidth / _GATHERED_BYTES,
             selection=_SELECTION_BYTES / (MEMORY * card.bandwidth),
@@ -231,7 +243,7 @@ def _read(path: Path) -> Rates | None:
         found = TypeAdapter(Rates).validate_python(data)
     except (OSError, ValueError, RecursionError, ValidationError):
         return None
-    whole = "float32" in found.blocks and found.units.keys() == set(UNITS)
+    whole = "float32" in found.blocks and "float32" in found.heads and found.units.keys() == set(UNITS)
     return found if whole and {"program", "models"} <= found.start_s.keys() & found.held.keys() else None
 
 

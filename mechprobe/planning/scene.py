@@ -44,9 +44,14 @@ class Scene:
     known: bool = True
 
     def meter(self, stage: str, *kits: str, opened: int | None = None) -> Meter:
-        """The sum of a stage that imports these kits beside the program, and inspects ``opened`` folders of models; None: all."""
+        """The sum of a stage that imports these kits beside the program, and inspects ``opened`` folders of models; None: all.
+
+        The fingerprint of a folder hashes its weights.
+        """
         meter = Meter(stage, self.rates, self.dtype, "program", *kits, tf32=self.config.tf32)
-        meter.work("opened", len(self.shapes) if opened is None else opened)
+        n, largest = len(self.shapes) if opened is None else opened, self.largest
+        meter.work("opened", n)
+        meter.work("hashed", n * largest.parameters * BYTES.get(largest.stored_as, 4))
         return meter
 
     @cached_property

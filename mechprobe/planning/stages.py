@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from mechprobe.cache.harvest.forward_batches import N_COMPARED
 from mechprobe.cache.store.dtypes import row_bytes
 from mechprobe.planning import formulas
 from mechprobe.planning.cost import Meter
@@ -26,7 +27,7 @@ def _localize(scene: Scene) -> StageCost:
     meter = scene.meter("localize", "models")
     n_sites = shape.n_layers if config.localize.sites == "all" else len(config.localize.sites)
     batch, new = config.localize.batch_size, work.longest_response
-    meter.load(shape, 2)
+    meter.load(shape, 2, beside=1)
     # Clean, then both directions at every site, with the donor's blocks up to the site: half of them.
     meter.generate(shape, work.located, work.task_tokens, new, batch, times=2 + 3 * n_sites)
     rows = min(batch, work.located)
@@ -47,12 +48,14 @@ def _cache(scene: Scene) -> StageCost:
         meter.work("loaded", 1)
         new, batch = work.longest_stored, settings.generation_batch
         meter.generate(each, work.prompts, work.prompt_tokens, new, batch, sampled=temperature > 0)
+    compared = (
+        0 if settings.reader == "bridge" else min(settings.shard_rows, N_COMPARED * settings.batch_tokens, rows_made)
+    )
+    tokens = rows_made + 2 * compared  # both readers run some batches first
     for shape in scene.shapes.values():
-        meter.load(shape, 1 if settings.reader == "bridge" else 2)
-        meter.work("loaded", 1 if settings.reader == "bridge" else 2)
-        meter.forward(
-            shape, rows_made, length, rows_made / settings.batch_tokens, layers=min(work.layer, shape.n_layers)
-        )
+        meter.load(shape, 2 if compared else 1)
+        meter.work("loaded", 2 if compared else 1)
+        meter.forward(shape, tokens, length, tokens / settings.batch_tokens, layers=min(work.layer, shape.n_layers))
     meter.write(scene.mapped_bytes)
     meter.read(scene.mapped_bytes)
     new = work.longest_stored if settings.responses else 0

@@ -20,10 +20,10 @@ def measure_units() -> dict[str, float]:
     """Seconds of every unit of `mechprobe.planning.rates.UNITS` on this host."""
     figure, chart = _figures()
     prompt, token = _tokens()
-    opened, loaded = _models()
+    opened, loaded, weight = _models()
     product, eigen = _matrices()
     found = {
-        "opened": opened, "loaded": loaded, "product": product, "eigen": eigen, "fitted": _fitted(), "sampled": _sampled(), "sae_step": _sae_step(),
+        "opened": opened, "loaded": loaded, "weight": weight, "product": product, "eigen": eigen, "fitted": _fitted(), "sampled": _sampled(), "sae_step": _sae_step(),
         "token": token, "prompt": prompt, "hashed": _hashed(), "record": _record(), "drawn": _drawn(), "curve": _curve(),
         "figure": figure, "chart": chart,
     }  # fmt: skip
@@ -65,8 +65,8 @@ def _tokens() -> tuple[float, float]:
     return call, max(1e-9, (whole - call) / n)
 
 
-def _models() -> tuple[float, float]:
-    """Seconds to inspect the folder of a model too small to matter, and to load and release it."""
+def _models() -> tuple[float, float, float]:
+    """Seconds to inspect the folder of a model too small to matter, to load and release it, and of each byte of a larger one."""
     from transformers import AutoModelForCausalLM, LlamaConfig
 
     from mechprobe.models.family import ModelFamily
@@ -94,11 +94,19 @@ def _models() -> tuple[float, float]:
             len(folders) - 1
         )  # once each, because what is read of a folder is kept
 
-        def load() -> None:
-            _ = first.hf
-            first.release()
+        def load(model: Any = first) -> None:
+            _ = model.hf
+            model.release()
 
-        return opened, typical(load)
+        loaded = typical(load)
+        large = LlamaConfig(**{**config.to_dict(), "vocab_size": 1 << 16, "hidden_size": 512})
+        model = AutoModelForCausalLM.from_config(large, dtype="bfloat16")
+        model.save_pretrained(f"{place}/large")
+        tokenizer.save_pretrained(f"{place}/large")
+        stored = 2 * sum(value.numel() for value in model.parameters())
+        del model
+        beyond = typical(lambda: load(ModelFamily.load({"large": f"{place}/large"}, dtype="float32")["large"])) - loaded
+        return opened, loaded, max(0.0, beyond) / stored
 
 
 def _matrices() -> tuple[float, float]:

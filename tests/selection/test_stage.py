@@ -5,9 +5,12 @@ reads it (no activation differs as much) and writes the same little vector in bo
 """
 
 import copy
+import gc
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,6 +24,7 @@ from mechprobe.evals.stage import evaluate_outcomes
 from mechprobe.files import read_json, write_json
 from mechprobe.formatting import told_apart
 from mechprobe.models.family import ModelFamily
+from mechprobe.models.load import LanguageModel
 from mechprobe.models.residuals import residuals_plain
 from mechprobe.records import Outcomes
 from mechprobe.selection.config import Ranking, SelectConfig
@@ -410,3 +414,26 @@ def test_parts_that_do_not_belong_together_are_refused(
 def test_settings_out_of_range_are_refused(settings: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="SelectConfig"):
         SelectConfig(**settings)  # type: ignore[arg-type]
+
+
+def test_no_model_is_in_memory_while_another_one_loads(
+    planted: tuple[ModelFamily, Crosscoder], outcomes: Outcomes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family, crosscoder = planted
+    fresh = ModelFamily.load({name: family[name].path for name in family.names})
+    loaded: list[weakref.ref[torch.nn.Module]] = []
+    alive: list[int] = []
+    load = LanguageModel._load  # pyright: ignore[reportPrivateUsage]
+
+    def counting(model: LanguageModel, *args: Any) -> torch.nn.Module:
+        gc.collect()
+        alive.append(sum(ref() is not None for ref in loaded))
+        made = load(model, *args)
+        loaded.append(weakref.ref(made))
+        return made
+
+    monkeypatch.setattr(LanguageModel, "_load", counting)
+    config = CONFIG.replace(ranking="score", also=())
+    select_features(crosscoder, fresh, outcomes, site=SITE, out=tmp_path / "s", config=config)
+    assert len(alive) > 1
+    assert set(alive) == {0}

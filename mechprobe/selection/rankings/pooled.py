@@ -233,7 +233,7 @@ def _of_batches(
     loaded = OneByOne(models, models.names)
     with TensorFiles() as files:
         for name in models.names:
-            _ = loaded[name]
+            loaded.load(name)
             for number, (tokens, attention) in enumerate(inputs):
                 if not sharing().owns(number):
                     continue
