@@ -5,11 +5,11 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 from mechprobe.errors import ModelError
 from mechprobe.planning.formulas import FLOAT, crosscoder_weights, encode_flop, forward_flop, optimizer_bytes
@@ -18,44 +18,55 @@ from mechprobe.planning.machine import device_name
 from mechprobe.planning.rates import FEW, FULL, Rates
 from mechprobe.planning.shapes import ModelShape
 from mechprobe.planning.units import measure_units, small_tokenizer
+from mechprobe.progress import activity
+
+T = TypeVar("T")
 
 _WIDTHS = {"cpu": (128, 384, 1024), "cuda": (1024, 4096)}
 _LENGTH = 64
 _PROBE_BYTES = 1 << 27
 _HEAD_WIDTH, _HEAD_IDS = 1024, 1 << 15
 _SECONDS = 1.0
+_ATTEMPTS, _FEWEST = 3, 6
+"""Measurements of a training step before the machine counts as too busy, and calls of each step in one of them."""
 
 
 def calibrate(device: str = "cpu") -> Rates:
     """Measure the rates of a device of this machine. A busy machine gives the rates of a busy machine; `Rates.made` keeps the load.
 
     Raises:
-        ModelError: The device does not exist.
+        ModelError: The device does not exist, or the machine is too busy.
     """
     import torch
 
     from mechprobe.models.devices import check_device
 
     check_device(device)
-    kind = torch.device(device).type
+    kind = _kind(device)
     if kind not in _WIDTHS:
         raise ModelError(f"Device '{device}' cannot be calibrated; give cpu or cuda.")
     began, load = time.monotonic(), os.getloadavg()[0]
-    start_s, held = measure_kits()
+    start_s, held = _measured("imports", measure_kits)
     dtypes = ("float32", "bfloat16", *(("tf32",) if kind == "cuda" else ()))
-    bandwidth = _bandwidth(device)
-    training, sparse, selection = _training(device, bandwidth)
-    write, read = _disk()
-    call_s, step_s = _calls(device)
+    bandwidth = _measured("memory", lambda: _bandwidth(device))
+    training, sparse, selection = _measured("training steps", lambda: _training(device, bandwidth))
+    write, read = _measured("disk", _disk)
+    call_s, step_s = _measured("calls of small models", lambda: _calls(device))
     blocks = {
-        dtype: {str(width): _block_rate(device, dtype, width, call_s) for width in _WIDTHS[kind]} for dtype in dtypes
+        dtype: {
+            str(width): _measured(
+                f"blocks of width {width} in {dtype}", lambda w=width, d=dtype: _block_rate(device, d, w, call_s)
+            )
+            for width in _WIDTHS[kind]
+        }
+        for dtype in dtypes
     }
     return Rates(
         name=device_name(kind),
         device="cuda" if kind == "cuda" else "cpu",
         source="measured",
         blocks=blocks,
-        heads={dtype: _head_rate(device, dtype) for dtype in dtypes},
+        heads={dtype: _measured("unembedding", lambda d=dtype: _head_rate(device, d)) for dtype in dtypes},
         training=training,
         sparse=sparse,
         selection=selection,
@@ -67,10 +78,10 @@ def calibrate(device: str = "cpu") -> Rates:
         copy=_copy(device) if kind == "cuda" else bandwidth,
         start_s=start_s,
         held=held,
-        units=measure_units(),
+        units=_measured("work of the host", measure_units),
         memory=torch.cuda.get_device_properties(device).total_memory if kind == "cuda" else _host_memory(),
         cores=os.cpu_count() or 1,
-        crowded=_crowded() if kind == "cpu" else 1.0,
+        crowded=_measured("all cores together", _crowded) if kind == "cpu" else 1.0,
         context=0,
         made={
             "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M"),
@@ -83,23 +94,39 @@ def calibrate(device: str = "cpu") -> Rates:
     )
 
 
+def _measured(what: str, work: Callable[[], T]) -> T:
+    """The result of a measurement, whose name the progress shows."""
+    with activity(what):
+        return work()
+
+
 def _host_memory() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _typical(work: Callable[[], Any], device: str, *, seconds: float = _SECONDS) -> float:
-    """Seconds of a call, the median; the first one, which chooses kernels, does not count."""
+def _kind(device: str) -> str:
     import torch
 
-    wait = torch.cuda.synchronize if torch.device(device).type == "cuda" else lambda: None
+    return torch.device(device).type
+
+
+def _timed(work: Callable[[], Any], device: str) -> float:
+    """Seconds of a call, until the device has finished it."""
+    import torch
+
+    start = time.perf_counter()
     work()
-    wait()
+    if _kind(device) == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def _typical(work: Callable[[], Any], device: str, *, seconds: float = _SECONDS) -> float:
+    """Seconds of a call, the median; the first one, which chooses kernels, does not count."""
+    _timed(work, device)
     found, began = [], time.monotonic()
     while not found or (time.monotonic() - began < seconds and len(found) < 200):
-        start = time.perf_counter()
-        work()
-        wait()
-        found.append(time.perf_counter() - start)
+        found.append(_timed(work, device))
     return median(found)
 
 
@@ -125,7 +152,7 @@ def _block_rate(device: str, dtype: str, width: int, call_s: float) -> tuple[flo
     import torch
 
     model, shape = _model(device, dtype, width, 2)
-    full = (FULL[torch.device(device).type] // _LENGTH, _LENGTH)
+    full = (FULL[_kind(device)] // _LENGTH, _LENGTH)
     rates = []
     with torch.no_grad():
         for rows, length in ((FEW, 1), full):
@@ -146,7 +173,7 @@ def _head_rate(device: str, dtype: str) -> tuple[float, float]:
     if dtype == "tf32":
         allow_tf32(head)
     rates = []
-    for rows in (FEW, FULL[torch.device(device).type] // 8):
+    for rows in (FEW, FULL[_kind(device)] // 8):
         x = torch.randn(rows, _HEAD_WIDTH, device=device, dtype=own)
         with torch.no_grad():
             taken = _typical(lambda x=x: head(x), device, seconds=_SECONDS / 2)
@@ -231,22 +258,43 @@ def _disk() -> tuple[float, float]:
 def _training(device: str, bandwidth: float) -> tuple[float, float, float]:
     """FLOP per second of dense and of sparse products of a crosscoder's step, and its seconds for a score, without its optimizer.
 
-    Steps of two widths differ in all products, and steps of two numbers of latents in dense products and scores.
+    Steps of two widths differ in all products, and steps of two numbers of latents in dense products and scores. The steps take turns,
+    so that other work on the machine slows all of them.
+
+    Raises:
+        ModelError: The times contradict each other, three times over.
     """
-    import torch
-
-    wide, d_sae, k, batch = (256, 4096, 32, 512) if torch.device(device).type == "cpu" else (2048, 16384, 64, 4096)
+    wide, d_sae, k, batch = (256, 4096, 32, 512) if _kind(device) == "cpu" else (2048, 16384, 64, 4096)
     sizes = ((wide, d_sae), (wide // 4, d_sae), (wide, d_sae // 4))
-    whole, narrow, small = (_step(device, width, latents, k, batch, bandwidth) for width, latents in sizes)
-    by_latents = (whole - small) * 4 / 3
-    sparse = max(whole - by_latents, whole / 100)
-    dense = max((whole - narrow) * 4 / 3 - sparse, whole / 10)
-    scores = max(by_latents - dense, 0.0)
+    steps = [_step(device, width, latents, k, batch) for width, latents in sizes]
+    moved = [optimizer_bytes(crosscoder_weights(3 * width, latents)) / bandwidth for width, latents in sizes]
     d_all = 3 * wide
-    return encode_flop(d_all, d_sae, batch) / dense, 8 * d_all * k * batch / sparse, scores / (batch * d_sae)
+    for _ in range(_ATTEMPTS):
+        whole, narrow, small = (taken - other for taken, other in zip(_in_turns(steps, device), moved, strict=True))
+        by_latents = (whole - small) * 4 / 3
+        sparse = max(whole - by_latents, whole / 100)  # next to nothing on a card
+        dense = (whole - narrow) * 4 / 3 - sparse
+        scores = by_latents - dense
+        if min(by_latents, dense, scores) > 0:
+            rates = encode_flop(d_all, d_sae, batch) / dense, 8 * d_all * k * batch / sparse
+            return *rates, scores / (batch * d_sae)
+    raise ModelError(
+        "The times of training steps contradict each other, as they do on a busy machine; end other work and calibrate again."
+    )
 
 
-def _step(device: str, d_model: int, d_sae: int, k: int, batch: int, bandwidth: float) -> float:
+def _in_turns(works: Sequence[Callable[[], Any]], device: str) -> list[float]:
+    """The median seconds of each of several works, of which one call follows the other."""
+    found: list[list[float]] = [[] for _ in works]
+    began = time.monotonic()
+    while len(found[0]) < _FEWEST or time.monotonic() - began < len(works) * _SECONDS:
+        for work, taken in zip(works, found, strict=True):
+            taken.append(_timed(work, device))
+    return [median(taken[1:]) for taken in found]
+
+
+def _step(device: str, d_model: int, d_sae: int, k: int, batch: int) -> Callable[[], Any]:
+    """A step of a crosscoder of three models."""
     import torch
 
     from sae_training import CrosscoderConfig, TrainConfig
@@ -257,5 +305,4 @@ def _step(device: str, d_model: int, d_sae: int, k: int, batch: int, bandwidth: 
     trainer = Trainer(crosscoder, TrainConfig(n_tokens=10**6, batch_size=batch))
     x = torch.randn(batch, 3, d_model, generator=torch.Generator().manual_seed(0)).to(device)
     trainer.set_up([x])
-    taken = _typical(lambda: trainer.step(x), device)
-    return max(taken - optimizer_bytes(crosscoder_weights(3 * d_model, d_sae)) / bandwidth, taken / 4)
+    return lambda: trainer.step(x)
