@@ -1,5 +1,6 @@
 """The steps of every stage command: make missing stages, or print a plan; run the stage; print its result."""
 
+import gc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ def carry_out(
     from mechprobe.ranks import sharing
     from mechprobe.stage_folder import require_creatable
 
+    gc.freeze()  # every model that is freed is followed by a collection, which need not look through the libraries
     check_device(run.config.device)
     ranks = sharing()
     if shared.no_upstream or ranks.count > 1:  # several processes would each make the same stage
