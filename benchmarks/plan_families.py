@@ -116,7 +116,8 @@ def steps_of(family: str, folder: Path, models: Path | None) -> list[Step]:
     run = ["--run", str(folder / "run")]
     steps = [Step(name, [name, *run, *(start if name != "report" else [])]) for name in CHAIN]
     many = {"drift", "sweep", "logprobs"}
-    steps += [Step(name, [name, *run, *start, *(checkpoints if name in many else [])]) for name in SIDE]
+    side = [name for name in SIDE if family == "lab" or name != "dynamics"]  # which needs checkpoints
+    steps += [Step(name, [name, *run, *start, *(checkpoints if name in many else [])]) for name in side]
     if family == "lab":
         small = [
             "--set",

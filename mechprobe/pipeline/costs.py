@@ -15,6 +15,8 @@ from mechprobe.planning.stage_cost import StageCost, countable, table
 from mechprobe.planning.stages import STAGES
 from mechprobe.planning.work import Assumed, count_work
 from mechprobe.ranks import sharing
+from mechprobe.run_layout import CHAIN
+from mechprobe.stage_folder import MANIFEST
 
 
 def scene_of(run: Run, rates: Rates, *, known: bool) -> Scene:
@@ -42,8 +44,24 @@ def cost_lines(run: Run, stage: str, plan: Mapping[str, Any]) -> tuple[list[str]
     rates, known, said = rates_here(run.config.device)
     with countable():
         costs = _costs(scene_of(run, rates, known=known), stage, plan)
+    if stage == "run" and not run.force:
+        # the report is made again each time
+        made = {place.name for place in CHAIN[:-1] if (getattr(run.layout, place.folder) / MANIFEST).is_file()}
+        costs = [_finished(cost) if cost.stage in made else cost for cost in costs]
     lines = table(costs, rates) + said
     return lines, {"cost": [cost.to_dict() for cost in costs]}
+
+
+def _finished(cost: StageCost) -> StageCost:
+    """What is left to do of a finished stage."""
+    free = {
+        "flop": 0,
+        "device_bytes": 0,
+        "host_bytes": 0,
+        "disk_bytes": 0,
+        "seconds": None if cost.seconds is None else 0,
+    }
+    return replace(cost, **free, note="finished")
 
 
 def _costs(scene: Scene, stage: str, plan: Mapping[str, Any]) -> list[StageCost]:

@@ -73,7 +73,13 @@ def table(costs: Sequence[StageCost], rates: Rates) -> list[str]:
     rows = [["stage", "FLOP", *(["card memory", "process"] if on_card else ["memory"]), "disk", "time", ""]]
     for cost in costs:
         memory = [byte_size(cost.device_bytes) if cost.device_bytes else "–"] if on_card else []
-        rows.append([cost.stage, *flop_disk_time(cost, [*memory, byte_size(cost.host_bytes)]), cost.note])
+        rows.append(
+            [
+                cost.stage,
+                *flop_disk_time(cost, [*memory, byte_size(cost.host_bytes) if cost.host_bytes else "–"]),
+                cost.note,
+            ]
+        )
     known = [cost.seconds for cost in costs if cost.seconds is not None]
     if len(costs) > 1:
         whole = f"{sum(cost.flop for cost in costs):.2g}"

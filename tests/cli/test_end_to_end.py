@@ -343,6 +343,13 @@ def test_dry_runs_write_nothing(
     assert not (tmp_path / "r").exists()
 
 
+def test_a_dry_run_of_a_finished_run_says_what_is_left(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--run", str(run_folder), "--dry-run", "--json"]) == 0
+    costs = {cost["stage"]: cost for cost in json.loads(capsys.readouterr().out)["cost"]}
+    assert [name for name, cost in costs.items() if cost["note"] != "finished"] == ["report"]
+    assert costs["intervene"]["flop"] == 0
+
+
 def test_paper_preset_trains_an_l1_crosscoder(run_folder: Path, tmp_path: Path) -> None:
     small = ["train_sae.preset=paper", "train_sae.d_sae=64", "train_sae.n_tokens=8192", "train_sae.batch_size=512"]
     call = ["train-sae", "--cache", str(run_folder / "cache"), "--out", str(tmp_path / "c"), "--set", *small]
