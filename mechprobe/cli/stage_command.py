@@ -26,7 +26,7 @@ def carry_out(
     from mechprobe.pipeline.upstream import make_upstream, missing_stages, refuse_missing, settings_kept
     from mechprobe.progress import activity
     from mechprobe.ranks import sharing
-    from mechprobe.stage_folder import require_creatable
+    from mechprobe.stage_folder import MANIFEST, require_creatable
 
     gc.freeze()  # every model that is freed is followed by a collection, which need not look through the libraries
     check_device(run.config.device)
@@ -35,8 +35,9 @@ def carry_out(
         refuse_missing(run, stage)
     if shared.dry_run and not ranks.is_first:
         return None
-    if shared.dry_run:
+    if shared.dry_run or not (folder / MANIFEST).is_file():  # a finished stage is read where nothing can be written
         require_creatable(folder)
+    if shared.dry_run:
         with activity("planning"):
             planned = with_cost(run, plan_upstream(run, stage, folder) or plan())
         say_plan(planned, as_json=shared.as_json)
