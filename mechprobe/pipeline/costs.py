@@ -43,12 +43,14 @@ def cost_lines(run: Run, stage: str, plan: Mapping[str, Any]) -> tuple[list[str]
         return ["The cost depends on results that are read, not on models."], {}
     rates, known, said = rates_here(run.config.device)
     with countable():
-        costs = _costs(scene_of(run, rates, known=known), stage, plan)
+        scene = scene_of(run, rates, known=known)
+        costs = _costs(scene, stage, plan)
     if stage == "run" and not run.force:
         # the report is made again each time
         made = {place.name for place in CHAIN[:-1] if (getattr(run.layout, place.folder) / MANIFEST).is_file()}
         costs = [_finished(cost) if cost.stage in made else cost for cost in costs]
-    lines = table(costs, rates) + said
+    assumed = list(scene.work.notes) if stage == "run" else []
+    lines = table(costs, rates) + assumed + said
     return lines, {"cost": [cost.to_dict() for cost in costs]}
 
 

@@ -133,9 +133,15 @@ def count_work(
     if not stored and n_responses:
         like = ", as the evaluated ones have" if evaluated else ""
         notes.append(f"A stored response is taken to have {stored_response:.4g} tokens on average{like}.")
+    if evaluated is None and assumed.response_tokens is None:
+        notes.append(f"Responses to tasks are taken to have {most} tokens, the longest that is allowed.")
     gained = made.get("selection", {})
     located = [first.take(config.localize.n_per_task) for first, _ in halves] if halves else []
     selecting = sum(len(first.samples) for first, _ in halves) if halves else samples // 2
+    if not gained:
+        notes.append(
+            "A quarter of the samples that select features are taken to be gained, as far as the settings use so many."
+        )
     return Workload(
         prompts=drawn,
         prompt_tokens=fmean(lengths),
