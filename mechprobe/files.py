@@ -80,6 +80,15 @@ def sha256_file(path: Path | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def empty_folder(folder: Path) -> None:
+    """Remove everything in a folder, and keep the folder."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
 def remove_partial_files(folder: Path) -> None:
     """Remove what a killed process was writing anywhere below a folder."""
     for path in sorted(folder.rglob(f"*{atomic.PARTIAL}")):
@@ -87,3 +96,26 @@ def remove_partial_files(folder: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+
+def nearest_folder(folder: Path | str) -> Path:
+    """Return the folder itself or its nearest existing parent; raise `ArtifactError` if that is not a folder."""
+    place = Path(folder).absolute()
+    try:
+        while not _exists(place):
+            place = place.parent
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ArtifactError(f"{folder} cannot be created ({reason}); give another --out.") from None
+    if not place.is_dir():
+        raise ArtifactError(f"{folder} cannot be a folder because {place} is a file; give another --out.")
+    return place
+
+
+def _exists(path: Path) -> bool:
+    """Whether a path exists; unlike `Path.exists`, raises `OSError` for a path that can never exist."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return False
+    return True

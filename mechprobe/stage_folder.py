@@ -7,17 +7,26 @@ everything in it, or known to be unfinished.
 import json
 import os
 import re
-import shutil
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from mechprobe.environment import environment
 from mechprobe.errors import BAD_INPUT, ArtifactError, MechprobeError
-from mechprobe.files import dump_json, read_json, remove_partial_files, sha256_bytes, sha256_file, write_json
+from mechprobe.files import (
+    dump_json,
+    empty_folder,
+    nearest_folder,
+    read_json,
+    remove_partial_files,
+    sha256_bytes,
+    sha256_file,
+    write_json,
+)
+from mechprobe.locks import sole_writer
 from mechprobe.progress import activity, stage as running
 from mechprobe.ranks import sharing
 
@@ -30,6 +39,8 @@ Remake = bool | Literal["refused"]
 """When `Stage.open` empties a folder that holds other work, see there."""
 _CHANGE_NOTHING = ("batch_size", "ce_batch")
 """Settings that change no result. Earlier versions recorded them; where a stage leaves them out, they are not compared."""
+_LOCK_THEMSELVES = ("cache",)
+"""Stages that lock their folder on their own, because several processes may write parts of it."""
 _REFUSED = "refused"
 """Key of ``unfinished.json`` with the error that ended the command."""
 
@@ -104,32 +115,9 @@ def require_creatable(folder: Path | str) -> None:
     Raises:
         ArtifactError: The nearest existing parent is a file or is not writable, or the name is not allowed.
     """
-    place = _nearest_folder(folder)
+    place = nearest_folder(folder)
     if not os.access(place, os.W_OK | os.X_OK):
         raise ArtifactError(f"{folder} cannot be written because {place} is not writable; give another --out.")
-
-
-def _nearest_folder(folder: Path | str) -> Path:
-    """Return the folder itself or its nearest existing parent; raise `ArtifactError` if that is not a folder."""
-    place = Path(folder).absolute()
-    try:
-        while not _exists(place):
-            place = place.parent
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ArtifactError(f"{folder} cannot be created ({reason}); give another --out.") from None
-    if not place.is_dir():
-        raise ArtifactError(f"{folder} cannot be a folder because {place} is a file; give another --out.")
-    return place
-
-
-def _exists(path: Path) -> bool:
-    """Whether a path exists; unlike `Path.exists`, raises `OSError` for a path that can never exist."""
-    try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
-        return False
-    return True
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
@@ -241,11 +229,11 @@ class Stage:
             ArtifactError: The folder holds other work, was not made by this stage, or cannot be written.
         """
         ranks = sharing()
-        with running(name):
+        with running(name), ExitStack() as writing:
             with activity("checking the inputs"):
                 stage = cls._of(folder, name, config, inputs, models)
                 if ranks.is_first:
-                    stage._begin(force, remake, beside_others)
+                    stage._begin(force, remake, beside_others, writing)
                 stage.done, stage.manifest = ranks.gather((stage.done, stage.manifest))[0]
             try:
                 with ranks.own_copy(stage.folder, needed=not (stage.done or one_folder)) as stage.folder:
@@ -256,12 +244,19 @@ class Stage:
                     stage._note_refusal(error)
                 raise
 
-    def _begin(self, force: bool, remake: Remake, beside_others: bool) -> None:
-        """Look what the folder holds, empty it where it is made again, and mark it as unfinished unless the work is done."""
+    def _begin(self, force: bool, remake: Remake, beside_others: bool, writing: ExitStack) -> None:
+        """Look what the folder holds, empty it where it is made again, and mark it as unfinished unless the work is done.
+
+        The folder is locked until ``writing`` closes, unless others may write there.
+        """
         state = self._look(force, remake)
+        if state != "done" and not beside_others and self.name not in _LOCK_THEMSELVES:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            writing.enter_context(sole_writer(self.folder, error=ArtifactError))
+            state = self._look(force, remake)  # another process may have finished the stage since
         self.done = state == "done"
         if state == "restart":
-            shutil.rmtree(self.folder)
+            empty_folder(self.folder)  # it stays, because it is locked
         if not self.done:
             write_json(self.folder / UNFINISHED, self.identity)
             if not beside_others:
@@ -269,7 +264,7 @@ class Stage:
 
     def _look(self, force: bool, remake: Remake) -> Literal["done", "continue", "restart"]:
         """Decide whether the work is done, continues in the folder, or restarts in an emptied folder; write nothing."""
-        _nearest_folder(self.folder)
+        nearest_folder(self.folder)
         finished = (self.folder / MANIFEST).is_file()
         begun = finished or (self.folder / UNFINISHED).is_file()
         if self.folder.is_dir() and any(self.folder.iterdir()) and not begun:

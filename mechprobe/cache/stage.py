@@ -29,7 +29,7 @@ from mechprobe.cache.harvest.responses import (
 )
 from mechprobe.cache.result import CacheCounts
 from mechprobe.cache.store.activation_store import ActivationStore
-from mechprobe.cache.store.disk import sole_writer, translate_disk_errors, write_hdf5
+from mechprobe.cache.store.disk import translate_disk_errors, write_hdf5
 from mechprobe.cache.store.dtypes import STORED_AS, row_width
 from mechprobe.cache.store.norms import DROPPED, NormFiles
 from mechprobe.cache.store.shards import INDEX, ShardHeader, ShardRecord, finished_shard, map_rows, shard_file
@@ -38,6 +38,7 @@ from mechprobe.data.sources import PromptInput
 from mechprobe.data.stream import TokenStream
 from mechprobe.errors import ArtifactError, StoreError
 from mechprobe.files import read_json, write_json
+from mechprobe.locks import sole_writer
 from mechprobe.models.family import ModelFamily
 from mechprobe.progress import activity
 from mechprobe.ranks import Ranks

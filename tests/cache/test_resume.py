@@ -16,8 +16,8 @@ import pytest
 from mechprobe.cache.config import CacheConfig
 from mechprobe.cache.stage import cache_activations
 from mechprobe.cache.store.activation_store import ActivationStore
-from mechprobe.cache.store.disk import sole_writer
 from mechprobe.errors import ArtifactError, StoreError
+from mechprobe.locks import sole_writer
 from mechprobe.models.family import ModelFamily
 
 CONFIG = CacheConfig(

@@ -183,6 +183,19 @@ def test_a_changed_or_missing_output_is_an_error(tmp_path: Path) -> None:
     assert finish(tmp_path / "s", {}, force=True)
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_a_second_command_may_not_write_the_folder(tmp_path: Path, force: bool) -> None:
+    with Stage.open(tmp_path / "s", name="demo", config={}):
+        (tmp_path / "s" / "part-0").touch()
+        with (
+            pytest.raises(ArtifactError, match=r"Another process is writing .*wait for it"),
+            Stage.open(tmp_path / "s", name="demo", config={}, force=force),
+        ):
+            pass
+        assert (tmp_path / "s" / "part-0").exists()
+    assert finish(tmp_path / "s", {}, force=force)
+
+
 @pytest.mark.parametrize("beside_others", [False, True])
 def test_partial_files_of_a_killed_process_are_removed(tmp_path: Path, beside_others: bool) -> None:
     partial = tmp_path / "s" / "a.txt.x1.partial"

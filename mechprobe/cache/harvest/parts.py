@@ -14,9 +14,10 @@ from mechprobe.cache.harvest.collect import collect_shards
 from mechprobe.cache.harvest.plan import CacheWork
 from mechprobe.cache.harvest.responses import all_responded, stream_of, write_responses
 from mechprobe.cache.result import PartResult
-from mechprobe.cache.store.disk import folder_lock, sole_writer, translate_disk_errors
+from mechprobe.cache.store.disk import translate_disk_errors
 from mechprobe.data.sources import PromptInput
 from mechprobe.errors import ConfigError
+from mechprobe.locks import folder_lock, sole_writer
 from mechprobe.models.family import ModelFamily
 from mechprobe.ranks import Ranks
 from mechprobe.stage_folder import Stage

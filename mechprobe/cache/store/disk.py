@@ -1,11 +1,10 @@
 """Durable files: HDF5 written atomically, locks between processes, and disk errors as one sentence."""
 
 import errno
-import fcntl
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -116,54 +115,6 @@ def _require_room(path: Path, n_bytes: int) -> None:
     if hasattr(os, "posix_fallocate"):
         with path.open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, max(n_bytes, 1))
-
-
-@contextmanager
-def sole_writer(folder: Path, *, part: bool = False) -> Iterator[None]:
-    """Lock a store against a second writing process. The system releases the lock when the process ends.
-
-    A process with ``part`` writes only its own shards, so several of them may write at the same time.
-
-    Raises:
-        StoreError: Another process is writing.
-    """
-    try:
-        with folder_lock(folder, (fcntl.LOCK_SH if part else fcntl.LOCK_EX) | fcntl.LOCK_NB):
-            yield
-    except BlockingIOError:
-        raise StoreError(f"Another process is writing {folder}; wait for it, or give another --out.") from None
-
-
-_without_locks: set[int] = set()
-"""Devices of file systems without locks that a warning has named."""
-
-
-@contextmanager
-def folder_lock(folder: Path, operation: int) -> Iterator[Callable[[], None]]:
-    """Hold a lock (``fcntl.LOCK_*``) on a folder; yields a function that releases it early.
-
-    On a file system without locks the block runs without one, and one warning says so.
-
-    Raises:
-        BlockingIOError: With ``LOCK_NB``, another process holds the lock.
-    """
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, operation)
-        except BlockingIOError:
-            raise
-        except OSError as error:
-            device = os.fstat(handle).st_dev
-            if device not in _without_locks:
-                text = "%s cannot be locked (%s); do not let two processes write to it"
-                logger.warning(text, folder, error.strerror)
-                _without_locks.add(device)
-            yield lambda: None
-        else:
-            yield lambda: fcntl.flock(handle, fcntl.LOCK_UN)
-    finally:
-        os.close(handle)
 
 
 def free_bytes(path: Path) -> int:

@@ -153,7 +153,7 @@ def test_parts_give_the_same_bytes(llama_family: dict[str, Path], tmp_path: Path
 def test_a_part_beside_others_leaves_their_files_and_keeps_whole_writers_out(
     llama_family: dict[str, Path], tmp_path: Path
 ) -> None:
-    from mechprobe.cache.store.disk import sole_writer
+    from mechprobe.locks import sole_writer
 
     family, out = ModelFamily.load({"base": llama_family["base"]}), tmp_path / "parts"
     config = CONFIG.replace(responses=())

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from mechprobe.cache.store import disk
-from mechprobe.cache.store.disk import folder_lock, reading_hdf5, sole_writer, write_hdf5
+from mechprobe.cache.store.disk import reading_hdf5, write_hdf5
 from mechprobe.errors import StoreError
+from mechprobe.locks import folder_lock, sole_writer
 
 NO_LOCKS = [errno.ENOLCK, errno.EOPNOTSUPP, 524, errno.EROFS, errno.EACCES, errno.ENOSYS]
 
@@ -29,7 +30,7 @@ def test_without_locks_a_writer_goes_on_with_one_warning(
     def flock(_handle: int, _operation: int) -> None:
         raise OSError(number, "no locks")
 
-    monkeypatch.setattr(disk, "_without_locks", set())
+    monkeypatch.setattr("mechprobe.locks._without_locks", set())
     monkeypatch.setattr(fcntl, "flock", flock)
     done = []
     with caplog.at_level(logging.WARNING):
