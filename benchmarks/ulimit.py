@@ -41,7 +41,7 @@ sys.exit(code)
 _SHARES = (0.9, 0.75, 0.6, 0.45, 0.3)
 _SMALLEST = (24, 64)
 """MiB."""
-_SECONDS = 1800
+_SECONDS = 180
 _GOOD = ("equal", "sentence")
 _LIBRARIES = {"OpenBLAS": "OpenBLAS", "cannot allocate memory for thread-local data": "glibc"}
 """How the last line of a library begins that has ended the process itself, and its name."""
