@@ -1,5 +1,6 @@
 """Files that are written whole or not at all, JSON, and sha256 hashes."""
 
+import errno
 import hashlib
 import json
 import math
@@ -21,7 +22,9 @@ def write_bytes(path: Path | str, data: bytes) -> None:
     try:
         atomic.write_bytes(Path(path), data)
     except OSError as error:
-        raise ArtifactError(f"{path} cannot be written ({error.strerror or error}); give another folder.") from None
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = "free space and run the same command again" if full else "give another folder"
+        raise ArtifactError(f"{path} cannot be written ({error.strerror or error}); {advice}.") from None
 
 
 def write_text(path: Path | str, text: str) -> None:
