@@ -72,4 +72,6 @@ def _costs(scene: Scene, stage: str, plan: Mapping[str, Any]) -> list[StageCost]
         return stage_costs(scene) + ([dictionary_seeds(scene, further + 1)] if further else [])
     if stage == "intervene" and plan.get("conditions"):
         scene = replace(scene, work=replace(scene.work, conditions=plan["conditions"]))
+    if stage == "select" and plan.get("gained"):
+        scene = replace(scene, work=replace(scene.work, gained=sum(plan["gained"].values())))
     return [SIDE[stage](scene, plan) if stage in SIDE else STAGES[stage](scene)]

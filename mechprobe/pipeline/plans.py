@@ -178,13 +178,18 @@ def plan_evaluate(run: Run) -> Plan:
 
 
 def plan_select(run: Run) -> Plan:
-    """The rule, the ranking, and the samples that select."""
+    """The rule, the ranking, the samples that may select, and those that do. What `select` would refuse is refused here too."""
+    from mechprobe.evals.stage import load_outcomes
+    from mechprobe.selection.gained import gained_samples
+
     config = run.config.select
     samples = {selecting.name: len(selecting.samples) for selecting, _ in run.halves()}
-    line = f"{config.rule} by {config.ranked_by} from {sum(samples.values())} samples, with {config.n_controls} control sets"
-    return Plan(
-        "select", run.layout.selection, [line], {"rule": config.rule, "ranking": config.ranked_by, "samples": samples}
-    )
+    held_out = {task.name: [sample.id for sample in task.samples] for task in run.evaluation_halves()}
+    found = gained_samples(load_outcomes(run.layout.evals), config, held_out)
+    gained = {task: len(ids) for task, ids in found.ids.items()}
+    line = f"{config.rule} by {config.ranked_by} from {sum(gained.values())} of {sum(samples.values())} samples"
+    data = {"rule": config.rule, "ranking": config.ranked_by, "samples": samples, "gained": gained}
+    return Plan("select", run.layout.selection, [f"{line}, with {config.n_controls} control sets"], data)
 
 
 def plan_intervene(run: Run) -> Plan:

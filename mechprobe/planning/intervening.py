@@ -3,6 +3,7 @@
 from mechprobe.planning import formulas
 from mechprobe.planning.cost import Meter
 from mechprobe.planning.scene import Scene
+from mechprobe.planning.shapes import BYTES
 from mechprobe.planning.stage_cost import StageCost
 from mechprobe.run_config import RunConfig
 
@@ -54,7 +55,10 @@ def intervene(scene: Scene) -> StageCost:
     held = formulas.generation_bytes(shape, scene.dtype, rows, work.longest_task, new)
     n_models = len(settings.near or scene.shapes)
     records = _RECORD_BYTES * n_conditions * samples
-    meter.hold(device=n_models * scene.weights + 2 * held + 2 * scene.dictionary_bytes, host=records)
+    # one whole model, and the blocks of the others below the site; on a CPU, the rows of their embeddings stay in the file
+    beside = work.layer * shape.block_weights + (shape.d_model * shape.n_ids if scene.rates.device == "cuda" else 0)
+    weights = scene.weights + (n_models - 1) * BYTES[scene.dtype] * beside
+    meter.hold(device=weights + 2 * held + 2 * scene.dictionary_bytes, host=records)
     workers = max(1, settings.workers)
     each = scene.rates.slowed(workers) / workers
     meter.alone = started * (1 if workers == 1 else 2) + (meter.alone - started) * each

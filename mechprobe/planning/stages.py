@@ -198,6 +198,8 @@ def _features(scene: Scene) -> StageCost:
     for each in scene.shapes.values():
         meter.load(each)
         meter.work("loaded", 1)
+        if config.features.n_promoted:
+            meter.unembed(each, scene.d_sae)
     contexts(scene, meter, rows)
     coded = formulas.FLOAT * config.features.batch_rows * (2 * n_readouts * scene.d_sae + 4 * scene.d_all)
     mapped = scene.store_bytes * rows / max(1, work.rows)
