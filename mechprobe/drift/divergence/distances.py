@@ -221,12 +221,15 @@ def hidden_divergences(
     top: int = 10,
     chunk_values: int = CHUNK_VALUES,
 ) -> PositionDivergences:
-    """`divergences` from the inputs of both unembeddings; the logits of at most ``chunk_values`` / ``n_ids`` positions exist at a time.
+    """`divergences` from the inputs of both unembeddings, of which each makes about ``chunk_values`` logits at a time.
+
+    A vocabulary can have many more rows than the ``n_ids`` that are compared.
 
     The result is on the CPU. No logit is refused; ask `PositionDivergences.not_finite`.
     """
     parts = []
-    for part in chunks(len(target), n_ids, chunk_values):
+    n_rows = max(tuned.n_logits(hidden.shape[1]), base.n_logits(base_hidden.shape[1]))
+    for part in chunks(len(target), n_rows, chunk_values):
         logits = tuned.logits(hidden[part])
         reference = base.logits(base_hidden[part]).to(logits.device)
         found = compared(logits, reference, target[part].to(logits.device), n_ids=n_ids, top=top)

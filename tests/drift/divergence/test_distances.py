@@ -10,8 +10,10 @@ from torch.distributions import Categorical, kl_divergence
 
 from mechprobe.drift import PositionDivergences, divergences
 from mechprobe.drift.divergence import distances
+from mechprobe.drift.divergence.distances import hidden_divergences
 from mechprobe.errors import InputError
 from mechprobe.models import next_token
+from mechprobe.models.head import Head
 
 LARGE = 151_936
 """Rows of a Qwen2.5 unembedding."""
@@ -227,3 +229,26 @@ def test_rows_beyond_the_ids_may_be_masked_but_not_wrong(wrong: float) -> None:
     padded[1, 52] = wrong
     with pytest.raises(InputError, match=rf"base model are not finite at position 1, id 52 \({wrong}\)"):
         divergences(tuned, padded, target, n_ids=50)
+
+
+class Wide(Head):
+    """A head with many more rows than ids are compared; it notes how many positions it is asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def n_logits(self, width: int) -> int:
+        del width
+        return 1000
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        self.asked.append(len(hidden))
+        return hidden[:, :1] * torch.arange(1000)
+
+
+def test_rows_beyond_the_compared_ids_count_for_the_size_of_a_chunk() -> None:
+    hidden, target = torch.rand(10, 2), torch.zeros(10, dtype=torch.int64)
+    tuned, base = Wide(), Wide()
+    found = hidden_divergences(tuned, base, hidden, hidden, target, n_ids=10, top=2, chunk_values=4000)
+    assert len(found.kl) == 10
+    assert max(*tuned.asked, *base.asked) == 4
