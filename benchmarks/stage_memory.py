@@ -201,6 +201,7 @@ def main() -> None:
     # names only: a result tells nothing about the folders of a machine
     arguments.models = [pair.split("=", 1)[0] for pair in arguments.models]
     arguments.checkpoints = None if arguments.checkpoints is None else arguments.checkpoints.name
+    arguments.against = None if arguments.against is None else arguments.against.name
     write_report(
         arguments, what="stage_memory", began=began, packages=("torch", "transformers", "mechprobe"), body=body
     )
