@@ -274,10 +274,9 @@ def _training(device: str, bandwidth: float) -> tuple[float, float, float]:
         by_latents = (whole - small) * 4 / 3
         sparse = max(whole - by_latents, whole / 100)  # next to nothing on a card
         dense = (whole - narrow) * 4 / 3 - sparse
-        scores = by_latents - dense
-        if min(by_latents, dense, scores) > 0:
+        if min(by_latents, dense) > whole / 20:  # neither is so small in a step of these sizes (ours)
             rates = encode_flop(d_all, d_sae, batch) / dense, 8 * d_all * k * batch / sparse
-            return *rates, scores / (batch * d_sae)
+            return *rates, max(by_latents - dense, 0.0) / (batch * d_sae)
     raise ModelError(
         "The times of training steps contradict each other, as they do on a busy machine; end other work and calibrate again."
     )
