@@ -146,7 +146,8 @@ def test_report_prints_its_cost_and_writes_nothing(tmp_path: Path, capsys: pytes
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
 
-def test_the_page_has_the_table_of_the_result_file() -> None:
+def test_the_page_has_the_table_of_the_result_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
     page = plan_against_runs.PAGE.read_text(encoding="utf-8")
     assert plan_against_runs.filled(page) == page, "run `python -m benchmarks.plan_against_runs table`"
 
