@@ -109,16 +109,6 @@ def forget_limits() -> None:
     _most.clear()
 
 
-def trim_memory() -> None:
-    """Return freed pages of the host to the system.
-
-    glibc before 2.38 rarely puts an aligned tensor where one of its size was, so a process grows with the tensors that it has freed.
-    """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:  # musl has none
-        trim(0)
-
-
 def free_memory() -> None:
     """Return memory that no tensor uses to the system and the GPU.
 
@@ -127,6 +117,8 @@ def free_memory() -> None:
     import torch
 
     gc.collect()
-    trim_memory()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:  # musl has none
+        trim(0)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -184,8 +184,7 @@ def plan_select(run: Run) -> Plan:
 
     config = run.config.select
     samples = {selecting.name: len(selecting.samples) for selecting, _ in run.halves()}
-    held_out = {task.name: [sample.id for sample in task.samples] for task in run.evaluation_halves()}
-    found = gained_samples(load_outcomes(run.layout.evals), config, held_out)
+    found = gained_samples(load_outcomes(run.layout.evals), config, run.held_out())
     gained = {task: len(ids) for task, ids in found.ids.items()}
     line = f"{config.rule} by {config.ranked_by} from {sum(gained.values())} of {sum(samples.values())} samples"
     data = {"rule": config.rule, "ranking": config.ranked_by, "samples": samples, "gained": gained}

@@ -163,9 +163,12 @@ class Run(SideStages):
         """The evaluation halves of the finished selection, whose seed may differ from ``select.seed``."""
         return self.evaluation_halves(read_manifest(self.layout.selection)["config"].get("seed"))
 
+    def held_out(self) -> dict[str, list[str]]:
+        """Task → samples that must not select, because they judge."""
+        return {task.name: [sample.id for sample in task.samples] for task in self.evaluation_halves()}
+
     def select(self) -> Selection:
         """Select generalization features, on the selection halves."""
-        held_out = {task.name: [sample.id for sample in task.samples] for task in self.evaluation_halves()}
         return select_features(
             self.crosscoder(),
             self.family,
@@ -173,7 +176,7 @@ class Run(SideStages):
             site=self.trained_site(),
             out=self.layout.selection,
             config=self.config.select,
-            held_out=held_out,
+            held_out=self.held_out(),
             table=self.table(),
             inputs={"crosscoder": self.layout.crosscoder, "evals": self.layout.evals},
             force=self.force,

@@ -142,10 +142,9 @@ def _probe(scene: Scene, plan: Plan) -> StageCost:
     sites = len(config.linear.sites) or scene.largest.n_layers
     for shape in shapes if items else []:
         batch_tokens = config.linear.batch_size * round(work.task_tokens)
-        _read(meter, shape, items * work.task_tokens, work.task_tokens, batch_tokens)
-        meter.forward(
-            shape, items * work.task_tokens, work.task_tokens, items * work.task_tokens / batch_tokens
-        )  # for feature use
+        tokens = items * work.task_tokens
+        _read(meter, shape, tokens, work.task_tokens, batch_tokens)
+        meter.forward(shape, tokens, work.task_tokens, tokens / batch_tokens)  # again, for the use of features
         fits = 2 * 2 * config.linear.folds * sites * len(config.linear.positions)  # skill, domain, and shuffled labels
         meter.work("fitted", fits * items * (1 - 1 / config.linear.folds) * shape.d_model)
     meter.products(len(shapes) * formulas.encode_flop(scene.d_all, scene.d_sae, items * work.task_tokens))

@@ -77,9 +77,8 @@ def _collateral(scene: Scene, meter: Meter) -> None:
     passes = len((*settings.edits_base, *settings.edits_tuned)) * (1 + len(settings.compare)) + 4
     length = min(settings.collateral_length, scene.length)
     tokens = passes * texts * length
-    meter.forward(
-        shape, 2 * tokens, length, 2 * tokens / _COLLATERAL_TOKENS
-    )  # the host, and a model that the edit reads
+    # the host, and a model that the edit reads
+    meter.forward(shape, 2 * tokens, length, 2 * tokens / _COLLATERAL_TOKENS)
     meter.head(shape, tokens, passes=2)
 
 

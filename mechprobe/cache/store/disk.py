@@ -1,7 +1,6 @@
-"""Durable files: HDF5 written atomically, locks between processes, and disk errors as one sentence."""
+"""Durable files: HDF5 written atomically, and disk errors as one sentence."""
 
 import errno
-import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -15,8 +14,6 @@ import numpy as np
 from mechprobe.errors import StoreError
 from mechprobe.files import sha256_file
 from sae_training.atomic import atomic_path
-
-logger = logging.getLogger(__name__)
 
 
 @contextmanager

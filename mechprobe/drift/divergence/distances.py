@@ -24,7 +24,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechprobe.errors import InputError
-from mechprobe.memory import trim_memory
 from mechprobe.models.head import Head
 from mechprobe.models.next_token import CHUNK_VALUES, GROUP, NextToken, chunks, id_blocks, rank_of, row_totals
 
@@ -153,8 +152,6 @@ def compared(tuned: Tensor, base: Tensor, target: Tensor, *, n_ids: int, top: in
 
 
 _LOG_2 = 0.6931471805599453
-_LARGE = 1 << 22
-"""Logits of a chunk from which on the time to give freed pages back is nothing beside that of the chunk."""
 
 
 def _sums(p_side: NextToken, q_side: NextToken) -> tuple[Tensor, list[Tensor]]:
@@ -234,6 +231,4 @@ def hidden_divergences(
         reference = base.logits(base_hidden[part]).to(logits.device)
         found = compared(logits, reference, target[part].to(logits.device), n_ids=n_ids, top=top)
         parts.append(PositionDivergences(**{field.name: getattr(found, field.name).cpu() for field in fields(found)}))
-        if logits.numel() > _LARGE:
-            trim_memory()
     return PositionDivergences.joined(parts)
