@@ -7,7 +7,9 @@
 ``FOLDER`` is made by `python -m benchmarks.plan_families`. The machine is calibrated before the first stage and again after every
 few, and an estimate uses the latest calibration. Memory is the greatest resident size of the largest process (``ru_maxrss``): it
 counts pages of mapped files, and what glibc keeps in the arenas of its threads. Time is that of the clock; the time of the processors
-stands beside it, which tells on a busy machine. Nothing is fitted to a run.
+stands beside it, which tells on a busy machine. An estimate takes files to be in memory already, because the first read from a disk
+depends on what else the machine has done; so all files of the models and of the run are read once before each stage. Nothing is
+fitted to a run.
 
 Results are kept after every stage: the same command goes on with those that are missing. ``--stages`` makes some of them again.
 """
@@ -18,6 +20,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -27,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import RESULTS, add_shared_options, begin, write_report
-from benchmarks.plan_families import Step, steps_of
+from benchmarks.plan_families import LAB, Step, steps_of
 
 PAGE = Path(__file__).parents[1] / "docs" / "plan.md"
 FILE = RESULTS / "plan_against_runs.json"
@@ -82,11 +85,22 @@ def measure(step: Step, environment: Mapping[str, str], limit: float) -> dict[st
     return {"seconds": round(took, 1), "processor_seconds": round(processors, 1), "bytes": usage.ru_maxrss * 1024}
 
 
-def compare(step: Step, environment: Mapping[str, str], limit: float) -> dict[str, Any]:
+def read_all(folders: Sequence[Path]) -> None:
+    """Read every file below some folders, so that their pages are in memory."""
+    for path in (path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()):
+        with path.open("rb") as file:
+            while file.read(1 << 24):
+                pass
+
+
+def compare(step: Step, environment: Mapping[str, str], limit: float, folders: Sequence[Path]) -> dict[str, Any]:
     """What was said of a stage and what came, and by how much the first is off."""
     row: dict[str, Any] = {"load": round(os.getloadavg()[0], 2)}
     try:
         said = estimate(step, environment)
+        if step.stage == "features":  # the contexts, which it makes too, are a folder of their own
+            shutil.rmtree(folders[-1] / "run" / "contexts", ignore_errors=True)
+        read_all(folders)
         came = measure(step, environment, limit)
     except RuntimeError as error:
         return {**row, "error": " ".join(str(error).split())}
@@ -139,7 +153,7 @@ def run(arguments: argparse.Namespace) -> None:
     for number, step in enumerate(todo):
         if number % arguments.every == 0:
             calibrate(environment)
-        rows[step.stage] = compare(step, environment, arguments.limit)
+        rows[step.stage] = compare(step, environment, arguments.limit, [models or LAB, folder])
         print("  ".join(line_of(step.stage, rows[step.stage])), flush=True)
         rates = json.loads((folder / "calibration.json").read_text(encoding="utf-8"))
         body = {"families": families, "calibration": {key: rates[key] for key in ("made", "start_s", "held", "units")}}

@@ -17,6 +17,10 @@ Models = Annotated[
     list[str] | None,
     typer.Option("--models", "-m", metavar="NAME=PATH ...", help="Models by name: folders or hub names."),
 ]
+ModelDtype = Annotated[
+    str | None,
+    typer.Option("--model-dtype", metavar="auto|float32|bfloat16|float16", help="Dtype of the models (setting dtype)."),
+]
 CardName = Annotated[
     str | None, typer.Option("--card", help="A100, H100, H200, L4, L40S or 4090, by their published peaks.")
 ]
@@ -52,6 +56,7 @@ def plan(
     config: Config = None,
     set_: Set = None,
     models: Models = None,
+    model_dtype: ModelDtype = None,
     card: CardName = None,
     devices: Devices = 1,
     calibration: Calibration = None,
@@ -77,7 +82,8 @@ def plan(
         raise ConfigError("--card and --calibration name two devices; give one of them.")
     rates = Rates.of_card(card_named(card)) if card is not None else Rates.load(calibration or default_place())
     source = config or (shipped_run_file(DEFAULT_LAB) if not models else None)
-    settings = RunConfig.build(source, set_ or (), models=parse_models(models) if models else None)
+    given = parse_models(models) if models else None
+    settings = RunConfig.build(source, set_ or (), models=given, dtype=model_dtype)
     assumed = Assumed(prompts=prompts, prompt_tokens=prompt_tokens, samples=samples, response_tokens=response_tokens)
     found = plan_config(settings, rates, devices=devices, model_config=model_config, assumed=assumed)
     if as_json:

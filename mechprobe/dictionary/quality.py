@@ -14,6 +14,7 @@ from mechprobe.dictionary.result import ModelQuality, Quality, SplicedLoss
 from mechprobe.dictionary.splicing import held_out_samples, spliced_losses
 from mechprobe.errors import StoreError
 from mechprobe.models.family import ModelFamily
+from mechprobe.models.load import LanguageModel
 from mechprobe.progress import activity
 from sae_training import Crosscoder, ReconstructionSums, VarianceSums
 from sae_training.reconstruction import squared_norms, within
@@ -23,13 +24,21 @@ Batches = Callable[[], Iterable[Tensor]]
 
 
 def held_out_quality(
-    crosscoder: Crosscoder, store: ActivationStore, family: ModelFamily | None, config: QualityConfig
+    crosscoder: Crosscoder,
+    store: ActivationStore,
+    family: ModelFamily | None,
+    config: QualityConfig,
+    *,
+    also: Callable[[LanguageModel], object] | None = None,
 ) -> Quality:
-    """`measure_quality` on the held-out split of a store, with the spliced loss where the models are given."""
+    """`measure_quality` on the held-out split of a store, with the spliced loss where the models are given.
+
+    ``also`` is called with each model once, while its weights are in memory.
+    """
     losses = None
     if family is not None:
         site, samples = store.resolve_site(config.site), held_out_samples(store, config.ce_samples)
-        losses = spliced_losses(crosscoder, family, site, samples, batch_size=config.ce_batch)
+        losses = spliced_losses(crosscoder, family, site, samples, batch_size=config.ce_batch, also=also)
     batches = partial(store.batches, config.batch_rows, seed=0, site=config.site, split="held_out", epochs=1)
     readout = Readout(config.readout, config.near)
     far_norms = store.far_norms([store.resolve_site(config.site)])

@@ -21,6 +21,7 @@ from mechprobe.memory import even_ranges, in_parts
 from mechprobe.models.blocks import recording, splice
 from mechprobe.models.family import ModelFamily
 from mechprobe.models.head import Head
+from mechprobe.models.load import LanguageModel
 from mechprobe.models.log_probs import compared_with
 from mechprobe.models.one_by_one import OneByOne, TensorFiles
 from mechprobe.progress import Advance, activity, progress
@@ -68,11 +69,12 @@ def spliced_losses(
     sequences: Sequence[TokenizedSample],
     *,
     batch_size: int = 32,
+    also: Callable[[LanguageModel], object] | None = None,
 ) -> dict[str, SplicedLoss]:
     """Measure the `SplicedLoss` of every model of the crosscoder on held-out samples.
 
     One model is in memory at a time. Residuals and final states wait in temporary files. ``batch_size`` is the largest number of
-    samples in a forward pass; it does not change the result.
+    samples in a forward pass; it does not change the result. ``also`` is called with each model once, while it is in memory.
 
     Raises:
         StoreError: No kept token of any sample is followed by a token to predict.
@@ -97,8 +99,11 @@ def spliced_losses(
             work.read_clean(name)
         with activity("reconstructing the residuals"):
             work.reconstruct()
-        # The last model is still loaded.
-        sums = {name: work.sums(name) for name in reversed(names)}
+        sums = dict[str, dict[int, Tensor]]()
+        for name in reversed(names):  # the last model is still loaded
+            sums[name] = work.sums(name)
+            if also is not None:
+                also(family[name])
     models.release()
     found: dict[int, dict[str, Tensor]] = {}
     for of_rank in ranks.gather({number: {name: sums[name][number] for name in names} for number in own}):

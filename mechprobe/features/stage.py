@@ -10,7 +10,7 @@ from mechprobe.dictionary.result import Quality
 from mechprobe.display import Displayed
 from mechprobe.features.config import FeaturesConfig
 from mechprobe.features.examples.contexts import EXAMPLES_FILE, check_features, feature_examples, shown_features
-from mechprobe.features.examples.promoted import check_unembedding
+from mechprobe.features.examples.promoted import PromotedOfModels, check_unembedding, promoted_by_features
 from mechprobe.features.table.feature_table import FeatureTable, feature_table, require_table_packages
 from mechprobe.files import write_json
 from mechprobe.models.family import ModelFamily
@@ -117,7 +117,12 @@ def explain_features(
     with Stage.open(out, name="examples", config=settings, inputs=inputs, models=models, remake=True) as stage:
         if not stage.done:
             with activity("collecting examples"):
-                examples = feature_examples(dictionary, store, family.tokenizer, table, chosen, config, family=family)
+                n, norm, promoted = config.n_promoted, config.final_norm, None
+                if n:
+                    promoted = promoted_by_features(dictionary, family, chosen, n=n, final_norm=norm)
+                examples = feature_examples(
+                    dictionary, store, family.tokenizer, table, chosen, config, promoted=promoted
+                )
             write_json(stage.folder / EXAMPLES_FILE, {"features": examples})
             stage.finish(outputs=[EXAMPLES_FILE], counts={"features": len(examples)})
     return Path(out)
@@ -138,13 +143,17 @@ def _run(
         check_unembedding(family[crosscoder.model_names[0]])
     table = feature_table(crosscoder, store, config)
     outputs = table.save(stage.folder)
-    quality = held_out_quality(crosscoder, store, family, config)
+    shown, promoted = shown_features(table, config.n_shown), None
+    if family is not None and config.n_promoted:
+        n, norm = config.n_promoted, config.final_norm
+        promoted = PromotedOfModels(crosscoder, shown, family.tokenizer, n=n, final_norm=norm)
+    quality = held_out_quality(crosscoder, store, family, config, also=promoted and promoted.add)
     quality.save(stage.folder / QUALITY_FILE)
     outputs.append(QUALITY_FILE)
     if family is not None:
-        shown = shown_features(table, config.n_shown)
         with activity("collecting examples"):
-            examples = feature_examples(crosscoder, store, family.tokenizer, table, shown, config, family=family)
+            tokens = promoted and promoted.by_feature
+            examples = feature_examples(crosscoder, store, family.tokenizer, table, shown, config, promoted=tokens)
         write_json(stage.folder / EXAMPLES_FILE, {"features": examples})
         outputs.append(EXAMPLES_FILE)
     found, fve = table.summary(), {name: model.fve for name, model in quality.models.items()}

@@ -27,7 +27,7 @@ def scene_of(run: Run, rates: Rates, *, known: bool) -> Scene:
         key = model.config.to_json_string(use_diff=False)
         shapes[model.name] = by_config[key] = by_config.get(key) or ModelShape.of(model.config)
     depth = next(iter(shapes.values())).n_layers
-    work = count_work(run.config, run.layout, run.family.tokenizer, depth, Assumed())
+    work = count_work(run.config, run.layout, run.family.tokenizers, depth, Assumed())
     return Scene(run.config, shapes, work, rates, sharing().count, known)
 
 

@@ -118,7 +118,8 @@ def _sweep(scene: Scene, plan: Plan) -> StageCost:
         for cell in cells:
             n = cell["n_items"] * cell["n_draws"]
             new = min(cell.get("decoding", {}).get("max_new_tokens") or _STANDIN_TOKENS, scene.work.longest_response)
-            meter.generate(shape, n, scene.work.task_tokens, new, config.batch_size)
+            prompt = scene.work.padded_task(n, config.batch_size)
+            meter.generate(shape, n, prompt, new, config.batch_size)
             held = formulas.generation_bytes(
                 shape, scene.dtype, min(n, config.batch_size), scene.work.longest_task, new
             )

@@ -13,6 +13,8 @@ Number = int | float
 
 FLOAT = 4
 """Bytes of a float32."""
+_REUSED = 1 << 25
+"""Freed blocks below this size stay with the process (glibc's greatest ``M_MMAP_THRESHOLD``)."""
 
 
 def forward_flop(shape: ModelShape, n_tokens: Number, context: Number, n_layers: Number | None = None) -> Number:
@@ -67,6 +69,12 @@ def training_bytes(d_all: int, d_sae: int, batch: int, *, dense: bool) -> int:
     their gradients) and two where it is sparse: scores, and a copy that selection works on (ours).
     """
     return FLOAT * (4 * crosscoder_weights(d_all, d_sae) + 3 * batch * d_all + (4 if dense else 2) * batch * d_sae)
+
+
+def kept_bytes(d_all: int, d_sae: int) -> int:
+    """Bytes of freed gradients that a CPU's allocator keeps beside new ones: encoder and decoder, where each is small (ours)."""
+    matrix = FLOAT * d_all * d_sae
+    return 2 * matrix if matrix < _REUSED else 0
 
 
 def evaluation_bytes(d_all: int, d_sae: int, rows: int) -> int:

@@ -1,5 +1,8 @@
 """The cost of ``intervene``, whose conditions are drafted: most tokens are checked, and only some decoded."""
 
+from dataclasses import replace
+
+from mechprobe.formatting import duration
 from mechprobe.planning import formulas
 from mechprobe.planning.cost import Meter
 from mechprobe.planning.scene import Scene
@@ -10,7 +13,8 @@ from mechprobe.run_config import RunConfig
 _KNOWN = 4
 """Responses of a condition for one that is judged: the others are known from another condition (ours)."""
 _DECODED = 3 / 8
-"""Share of the tokens under an edit that no draft foretells, so that they are decoded one after another (ours; that of the lab)."""
+"""Share of the tokens under an edit that no draft foretells, so that they are decoded one after another (ours; that of the lab).
+Where it is 1, every response is checked a second time, against what was decoded for another edit."""
 _EDIT_PASSES = 8
 """Passes of an edit over the residuals of all models at a token (ours)."""
 _COLLATERAL_TOKENS = 2048
@@ -19,28 +23,39 @@ _RECORD_BYTES = 100
 """Bytes of a judged response in memory, whose text is not kept (ours)."""
 
 
-def intervene_steps(scene: Scene, meter: Meter, n_conditions: int, samples: int) -> None:
+def intervene_steps(
+    scene: Scene, meter: Meter, n_conditions: int, samples: int, *, decoded_share: float = _DECODED
+) -> None:
     """Clean responses, and every condition: drafts are checked in the blocks above the site, other tokens decoded, and responses judged."""
     work, settings, shape = scene.work, scene.config.intervene, scene.largest
     new = min(settings.max_new_tokens or work.longest_response, work.longest_response)
     upper = shape.n_layers - work.layer
-    meter.generate(shape, samples, work.task_tokens, new, settings.batch_size, times=2)
+    prompt = work.padded_task(samples, settings.batch_size)
+    meter.generate(shape, samples, prompt, new, settings.batch_size, times=len(scene.shapes))
     response = min(new, work.response)
-    length = work.task_tokens + response
+    length = prompt + response
     n = n_conditions * samples
-    meter.forward(shape, n * length, length, n / settings.batch_size, layers=upper)
-    decoded = _DECODED * n * response
+    checked = n * (1 + (decoded_share - _DECODED) / (1 - _DECODED))
+    meter.forward(shape, checked * length, length, checked / settings.batch_size, layers=upper)
+    decoded = decoded_share * n * response
     for layers in (shape.n_layers, work.layer):  # of the host, and of a model that the edit reads
         meter.forward(shape, decoded, length, 2 * decoded / settings.batch_size, layers=layers)
         meter.move(3 * decoded * layers / shape.n_layers * formulas.kv_bytes(shape, scene.dtype, 1, round(length)))
-    meter.unembed(shape, n * response)
+    meter.unembed(shape, checked * response)
     meter.move(formulas.FLOAT * n * response * _EDIT_PASSES * scene.d_all)
     meter.products(formulas.encode_flop(scene.d_all, scene.d_sae, n_conditions / 8 * samples))
     meter.work("record", n / _KNOWN)
 
 
 def intervene(scene: Scene) -> StageCost:
-    """Every condition on its samples, over workers, and collateral after them."""
+    """Every condition on its samples, over workers, and collateral after them; the note has the time if every response is decoded."""
+    cost, most = (_cost(scene, share) for share in (_DECODED, 1.0))
+    if most.seconds is None:
+        return cost
+    return replace(cost, note=f"{cost.note}; up to {duration(most.seconds)} if edits change every response")
+
+
+def _cost(scene: Scene, decoded_share: float) -> StageCost:
     work, config, shape = scene.work, scene.config, scene.largest
     meter = scene.meter("intervene", "models")
     settings = config.intervene
@@ -50,7 +65,7 @@ def intervene(scene: Scene) -> StageCost:
     started = meter.alone
     meter.load(shape, 2)
     meter.work("loaded", 2)
-    intervene_steps(scene, meter, n_conditions, samples)
+    intervene_steps(scene, meter, n_conditions, samples, decoded_share=decoded_share)
     rows = min(settings.batch_size, samples)
     held = formulas.generation_bytes(shape, scene.dtype, rows, work.longest_task, new)
     n_models = len(settings.near or scene.shapes)

@@ -4,30 +4,44 @@ from mechprobe.files import read_json
 from mechprobe.planning.rates import Rates
 from mechprobe.planning.stage_cost import StageCost
 from mechprobe.run_layout import CHAIN, RunLayout
-from mechprobe.stage_folder import MANIFEST
+from mechprobe.stage_folder import MANIFEST, read_manifest
 
-FIGURES, _AXES = 17, 4
-"""Figures of a report with all stages, and axes of a figure on average (ours); each is written in three forms."""
+FIGURES, _AXES = 17, 48
+"""Figures of a report with all stages, and their axes."""
+_DRAWN = {
+    "evals": (1, 1), "localize": (1, 1), "crosscoder": (1, 3), "features": (1, 2), "interventions": (3, 7),
+    "drift": (1, 2), "probe": (2, 12), "weights": (2, 4), "emergence": (1, 3),
+}  # fmt: skip
+"""Figures of the results of a stage folder, and their axes in a run of one task (ours)."""
+_LEAST_LINES = 2
+"""Lines of a training log that make a curve."""
+_OVER_STEPS = ("dynamics", "sweep", "logprobs")
+_MARKS = 1.5
+"""How many times as long a figure takes as one of the calibration, which has fewer marks and no text alternative (ours)."""
 _VALUES, _ROWS = 3, 25
 """Bytes in memory for a byte of a result file: of values, and of the rows of side stages, which are objects and are read for a page and
 for the timeline (ours)."""
-_CONTEXTS = 13
-"""Contexts of a feature that the explorer writes: five of highest activation, and up to eight random ones (ours)."""
+_CONTEXTS, _WRITTEN = 13, 0.2
+"""Contexts of a feature: five of highest activation, and up to eight random ones; and the time that the explorer takes to write one,
+as a share of that of judging a response (ours)."""
 
 
 def report_cost(
     rates: Rates,
     *,
-    n_figures: int = FIGURES,
+    figures: tuple[int, int] = (FIGURES, _AXES),
     n_features: int = 0,
     n_bytes: int = 0,
     row_bytes: int = 0,
     known: bool = True,
 ) -> StageCost:
-    """A report of some figures, whose explorer shows ``n_features``, over files of ``n_bytes``, and of ``row_bytes`` of side stages."""
-    units = rates.units
-    figures = n_figures * (units["figure"] + (_AXES - 1) * units["chart"])
-    explorer = n_features * _CONTEXTS * units["record"]
+    """A report of figures, given as their number and that of their axes, whose explorer shows ``n_features``.
+
+    Its results are files of ``n_bytes``, and of ``row_bytes`` of side stages.
+    """
+    units, (n_figures, n_axes) = rates.units, figures
+    drawing = _MARKS * (n_figures * units["figure"] + (n_axes - n_figures) * units["chart"])
+    explorer = n_features * _CONTEXTS * _WRITTEN * units["record"]
     held = rates.holds("page") + _VALUES * n_bytes + _ROWS * row_bytes
     read = n_bytes + row_bytes
     return StageCost(
@@ -36,7 +50,7 @@ def report_cost(
         device_bytes=0 if rates.device == "cuda" else held,
         host_bytes=held,
         disk_bytes=read,
-        seconds=rates.started("page") + figures + explorer + read * units["hashed"] if known else None,
+        seconds=rates.started("page") + drawing + explorer + read * units["hashed"] if known else None,
         note=f"{n_figures} figures, pages of {n_features:,} features",
     )
 
@@ -50,12 +64,31 @@ def report_of(layout: RunLayout, rates: Rates, *, known: bool) -> StageCost:
             sizes[path.parent.name in chain] += path.stat().st_size
     manifest = layout.contexts / MANIFEST
     n_features = int(read_json(manifest)["counts"]["features"]) if manifest.is_file() else 0
-    n_stages = sum(1 for path in layout.folder.glob(f"*/{MANIFEST}") if path.parent.name != "report")
     return report_cost(
         rates,
-        n_figures=min(FIGURES, 2 * n_stages),
+        figures=_figures_of(layout),
         n_features=n_features,
         n_bytes=sizes[True],
         row_bytes=sizes[False],
         known=known,
     )
+
+
+def _figures_of(layout: RunLayout) -> tuple[int, int]:
+    """Figures of the finished stages of a run, and their axes."""
+    found = {name: read_manifest(getattr(layout, name)) for name in (*_DRAWN, *_OVER_STEPS) if _is_made(layout, name)}
+    if "crosscoder" in found and len(layout.training_log.read_text(encoding="utf-8").splitlines()) < _LEAST_LINES:
+        del found["crosscoder"]
+    drawn = [_DRAWN[name] for name in found if name in _DRAWN]
+    if "interventions" in found:
+        settings, counts = found["interventions"]["config"], found["interventions"]["counts"]
+        drawn += [(1, 1)] if settings["doses"] else []
+        drawn += [(2, 4)] if settings["sizes"] else []  # the share of the ceiling, and faithfulness
+        drawn += [(0, len(counts["samples"]) - 1)]  # ceilings have axes for each task
+    if any(name in found for name in _OVER_STEPS):
+        drawn.append((2, 7))  # the timeline, and the order of changes
+    return sum(n for n, _ in drawn), sum(n for _, n in drawn)
+
+
+def _is_made(layout: RunLayout, name: str) -> bool:
+    return (getattr(layout, name) / MANIFEST).is_file()

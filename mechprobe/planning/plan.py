@@ -8,6 +8,7 @@ from typing import Any
 from mechprobe.emergence.arms import find_arms
 from mechprobe.errors import ConfigError, ModelError, first_line, is_out_of_memory
 from mechprobe.formatting import byte_size
+from mechprobe.models.precision import check_dtype
 from mechprobe.planning.beside import LISTED, SIDE
 from mechprobe.planning.cards import UNVERIFIED
 from mechprobe.planning.machine import measured_elsewhere
@@ -83,7 +84,7 @@ class RunPlan:
         return {
             "stages": [cost.to_dict() for cost in self.costs],
             "models": {name: asdict(shape) for name, shape in self.shapes.items()},
-            "work": asdict(self.work),
+            "work": {name: value for name, value in asdict(self.work).items() if not name.endswith("_lengths")},
             "rates": asdict(self.rates),
             "devices": self.devices,
             "dtype": self.dtype,
@@ -133,18 +134,19 @@ def plan_config(
 
     Raises:
         ConfigError: There are no models, or the number of devices is below one.
-        ModelError: A model has no config that can be used.
+        ModelError: A model has no config that can be used, or the dtype is unknown.
     """
     config.require_models()
+    check_dtype(config.dtype)
     if not 1 <= devices <= _MOST_DEVICES:
         raise ConfigError(f"--devices is {devices}; give a number from 1 to {_MOST_DEVICES:,}.")
     one = None if model_config is None else ModelShape.of_file(model_config)
     shapes = {name: one or _shape(name, path) for name, path in config.models.items()}
     depth = next(iter(shapes.values())).n_layers
-    tokenizer = None if one is not None else _tokenizer(next(iter(config.models.values())))
+    tokenizers = {} if one is not None else _tokenizers(config)
     context = min(shape.max_context for shape in shapes.values())
     with countable():
-        work = count_work(config, layout, tokenizer, depth, (assumed or Assumed()).within(context))
+        work = count_work(config, layout, tokenizers, depth, (assumed or Assumed()).within(context))
         scene = Scene(config, shapes, work, rates, devices)
         return RunPlan(stage_costs(scene), shapes, work, rates, devices, scene.dtype)
 
@@ -174,6 +176,13 @@ def _on_hub(path: str) -> tuple[str, str | None]:
     """Name and revision of a model of the hub."""
     name, _, revision = path.partition("@")
     return name, revision or None
+
+
+def _tokenizers(config: RunConfig) -> dict[str, Any]:
+    """The tokenizers that the text rule of a run may use: all for a chat template, else the first one; those that there are."""
+    names = list(config.models) if config.text.chat_template else list(config.models)[:1]
+    found = {name: _tokenizer(config.models[name]) for name in names}
+    return {name: tokenizer for name, tokenizer in found.items() if tokenizer is not None}
 
 
 def _tokenizer(path: str) -> Any:

@@ -29,7 +29,8 @@ def _localize(scene: Scene) -> StageCost:
     batch, new = config.localize.batch_size, work.longest_response
     meter.load(shape, 2, beside=1)
     # Clean, then both directions at every site, with the donor's blocks up to the site: half of them.
-    meter.generate(shape, work.located, work.task_tokens, new, batch, times=2 + 3 * n_sites)
+    prompt, times = work.padded_task(work.located, batch), 2 + 3 * n_sites
+    meter.generate(shape, work.located, prompt, new, batch, times=times)
     rows = min(batch, work.located)
     held = formulas.generation_bytes(shape, scene.dtype, rows, work.longest_task, new)
     meter.hold(device=2 * scene.weights + 1.5 * held)
@@ -51,7 +52,8 @@ def _cache(scene: Scene) -> StageCost:
     compared = (
         0 if settings.reader == "bridge" else min(settings.shard_rows, N_COMPARED * settings.batch_tokens, rows_made)
     )
-    tokens = rows_made + 2 * compared  # both readers run some batches first
+    read = work.read_tokens(settings.shard_rows, settings.batch_tokens) / max(1, work.rows)
+    tokens = read * (rows_made + 2 * compared)  # both readers run some batches first
     for shape in scene.shapes.values():
         meter.load(shape, 2 if compared else 1)
         meter.work("loaded", 2 if compared else 1)
@@ -99,6 +101,7 @@ def training_memory(scene: Scene, *, d_all: int | None = None, parts: int = 1) -
     shape, schedule = scene.dictionary
     d_all, part = d_all or scene.d_all, -(-shape.d_sae // parts)
     step = formulas.training_bytes(d_all, part, schedule.batch_size, dense=shape.variant == "l1")
+    step += formulas.kept_bytes(d_all, part) if scene.rates.device == "cpu" else 0
     rows = min(_EVALUATED_ROWS, max(1, round(scene.held_out_rows)))
     return max(step, formulas.evaluation_bytes(d_all, part, rows))
 
@@ -143,9 +146,18 @@ def divides_latents(scene: Scene) -> bool:
     return getattr(scene.dictionary[1], "divide", "latents") == "latents"
 
 
-def encode(scene: Scene, meter: Meter, rows: int | float, n_readouts: int) -> None:
-    """Features of rows under several read-outs, and sums over them."""
-    meter.products(n_readouts * formulas.encode_flop(scene.d_all, scene.d_sae, rows))
+def encode(scene: Scene, meter: Meter, rows: int | float, n_joint: int = 1, *, by_model: bool = False) -> None:
+    """Features of rows under the joint read-out, ``by_model`` also under that of each model, and sums over them.
+
+    Slots that get the same residual share a product (`FoldedEncoder`), so the read-out of one model needs a part of the weights.
+    """
+    settings, n_models = scene.config.features, len(scene.chosen)
+    if settings.readout == "joint" or not by_model:
+        blocks, n_readouts = n_joint * n_models, n_joint
+    else:
+        others = n_models - len(settings.near or scene.chosen) if settings.readout == "swap" else 0
+        blocks, n_readouts = n_joint * n_models + n_models * (1 + others), n_joint + n_models
+    meter.products(blocks / n_models * formulas.encode_flop(scene.d_all, scene.d_sae, rows))
     meter.select(n_readouts * rows * scene.d_sae)
     meter.move(12 * n_readouts * rows * scene.d_sae * formulas.FLOAT)  # sums over latents (ours)
 
@@ -153,9 +165,11 @@ def encode(scene: Scene, meter: Meter, rows: int | float, n_readouts: int) -> No
 def splice(scene: Scene, meter: Meter, n_samples: int | float) -> None:
     """Cross-entropy of held-out samples, clean and with reconstructions in every model."""
     config, length = scene.config, scene.length
-    for each in scene.shapes.values():
-        meter.load(each)
-        meter.work("loaded", 1)
+    last = list(scene.shapes)[-1]
+    for name, each in scene.shapes.items():  # all clean passes come before the first edited one; the last model stays
+        times = 1 if name == last else 2
+        meter.load(each, times)
+        meter.work("loaded", times)
         batches = _SPLICED * n_samples / max(1, min(config.features.ce_batch, _SPLICE_TOKENS // max(1, round(length))))
         meter.forward(each, _SPLICED * n_samples * length, length, batches)
         meter.head(each, _SPLICED * n_samples * length)
@@ -172,15 +186,15 @@ def spliced_memory(scene: Scene, shape: ModelShape) -> int:
 def contexts(scene: Scene, meter: Meter, rows: int | float) -> None:
     """Contexts and promoted tokens of every live feature: one more pass for random rows, and one through the unembeddings."""
     meter.check(scene.mapped_bytes)
-    encode(scene, meter, min(rows, scene.config.features.quantile_rows or rows), 1)
-    for each in scene.shapes.values():
+    encode(scene, meter, min(rows, scene.config.features.quantile_rows or rows))
+    settings = scene.config.features
+    for each in scene.shapes.values() if settings.n_promoted else ():
         meter.load(each)
         meter.work("loaded", 1)
-        meter.head(each, scene.d_sae / 4)  # logits and two selections, without log-probabilities
-    settings = scene.config.features
+        meter.unembed(each, scene.d_sae)
     per_feature = settings.n_examples + settings.n_quantiles * settings.n_per_quantile
     tokens = settings.context_before + settings.context_after + 1
-    encode(scene, meter, min(rows, scene.d_sae * per_feature * tokens), len(scene.shapes) + 1)
+    encode(scene, meter, min(rows, scene.d_sae * per_feature * tokens), by_model=True)
     meter.work("token", scene.d_sae * per_feature * tokens)
 
 
@@ -191,15 +205,13 @@ def _features(scene: Scene) -> StageCost:
     n_readouts = len(scene.shapes) + 1
     meter.check(scene.mapped_bytes)
     meter.read(scene.mapped_bytes)
-    encode(scene, meter, rows + 2 * scene.held_out_rows, n_readouts)
+    encode(scene, meter, rows + 2 * scene.held_out_rows, by_model=True)
     splice(scene, meter, min(config.features.ce_samples, work.sequences * config.cache.held_out_frac))
     meter.work("drawn", config.features.bootstrap_draws * config.features.bootstrap_groups * scene.d_sae / 64)
-    encode(scene, meter, min(rows, config.features.quantile_rows or rows), 1)  # examples of the first features
-    for each in scene.shapes.values():
-        meter.load(each)
+    encode(scene, meter, min(rows, config.features.quantile_rows or rows))  # examples of the first features
+    if config.features.n_promoted and config.features.n_shown:  # the unembedding of one model is looked at first
+        meter.load(scene.largest)
         meter.work("loaded", 1)
-        if config.features.n_promoted:
-            meter.unembed(each, scene.d_sae)
     contexts(scene, meter, rows)
     coded = formulas.FLOAT * config.features.batch_rows * (2 * n_readouts * scene.d_sae + 4 * scene.d_all)
     mapped = scene.store_bytes * rows / max(1, work.rows)
@@ -214,8 +226,9 @@ def _evaluate(scene: Scene) -> StageCost:
     for each in scene.shapes.values():
         meter.load(each)
         meter.work("loaded", 1)
-        new, batch = work.longest_response, config.evaluate.batch_size
-        meter.generate(each, work.samples, work.task_tokens, new, batch, sampled=config.tasks.sampling.temperature > 0)
+        new, batch = work.longest_of_task, config.evaluate.batch_size
+        prompt, sampled = work.padded_task(work.samples, batch), config.tasks.sampling.temperature > 0
+        meter.generate(each, work.samples, prompt, new, batch, sampled=sampled)
     rows = min(config.evaluate.batch_size, work.samples)
     held = formulas.generation_bytes(shape, scene.dtype, rows, work.longest_task, work.longest_response)
     meter.hold(device=scene.weights + held)

@@ -1,11 +1,16 @@
 """How much a run has to do, as counts: prompts, tokens, samples. Read from files and finished stages, or assumed, which is said."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import ceil
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from mechprobe.cache.harvest.forward_batches import forward_batches
+from mechprobe.data.config import TextConfig
+from mechprobe.data.encoding import PromptEncoder
+from mechprobe.data.prompts import Prompt
 from mechprobe.data.sources import as_prompts, in_order
 from mechprobe.errors import ConfigError, MechprobeError, is_out_of_memory
 from mechprobe.evals.answering import prompts_of
@@ -17,6 +22,8 @@ from mechprobe.stage_folder import MANIFEST, read_manifest
 
 _SAMPLED = 512
 """Prompts whose tokens are counted; the rest are taken to be alike."""
+_SORTED = 1 << 16
+"""Most prompts whose batches are made to count padding."""
 _MOST = 10**12
 _CHARACTERS = 4
 """Characters of a token where no tokenizer is at hand (ours)."""
@@ -63,14 +70,17 @@ class Workload:
 
     Attributes:
         prompts, prompt_tokens, longest_prompt: Prompts that are cached, their mean and greatest number of tokens.
+        prompt_lengths: Tokens of some of these prompts, in ascending order.
         rows: Tokens that the store holds.
         sequences: Sequences that the store holds.
         tasks: Number of tasks.
         samples, task_tokens, longest_task: Prompts of all tasks, their mean and greatest number of tokens.
+        task_lengths: Tokens of the prompts of all tasks, in ascending order.
         selecting, judging: Prompts in the halves that select and that judge.
         located: Prompts that ``localize`` asks.
         gained: Samples of G_t.
         response, longest_response: Mean number of tokens of a response to a task, and the greatest one, as a mean over the models.
+        longest_of_task: Greatest number of tokens of a response to the prompts of one task, as a mean over models and tasks.
         longest_stored: Longest response that `cache` generates.
         conditions: Conditions of ``intervene``; None derives them from the settings.
         layer: Depth of the site, in blocks.
@@ -80,46 +90,71 @@ class Workload:
     prompts: int
     prompt_tokens: float
     longest_prompt: int
+    prompt_lengths: tuple[int, ...]
     rows: int
     sequences: int
     tasks: int
     samples: int
     task_tokens: float
     longest_task: int
+    task_lengths: tuple[int, ...]
     selecting: int
     judging: int
     located: int
     gained: int
     response: float
     longest_response: int
+    longest_of_task: int
     longest_stored: int
     conditions: int | None
     layer: int
     notes: tuple[str, ...] = field(default=())
 
+    def read_tokens(self, shard_rows: int, batch_tokens: int) -> float:
+        """Tokens that one pass over all sequences of the store reads, with padding and with those that the store leaves out."""
+        lengths, stored = self.prompt_lengths, self.rows / max(1, self.sequences)
+        n = max(1, min(self.sequences, round(shard_rows / max(1.0, stored)), _SORTED))
+        drawn = [lengths[ceil((place + 1) * len(lengths) / n) - 1] for place in range(n)]
+        widths = [drawn[batch[-1]] for batch in forward_batches(drawn, batch_tokens) for _ in batch]
+        return self.sequences * (fmean(widths) + max(0.0, stored - self.prompt_tokens))
+
+    def padded_task(self, n: int, batch: int) -> float:
+        """Mean number of tokens of ``n`` prompts of tasks in batches of similar length, padding included."""
+        lengths, n = self.task_lengths, max(1, n)
+        if lengths[0] == lengths[-1]:
+            return float(lengths[0])
+        ends = [min(n, start + batch) for start in range(0, n, batch)]
+        widths = [lengths[ceil(end * len(lengths) / n) - 1] for end in ends]
+        starts = [0, *ends]
+        return sum(width * (end - start) for width, start, end in zip(widths, starts, ends, strict=False)) / n
+
 
 def count_work(
-    config: RunConfig, layout: RunLayout | None, tokenizer: Any, n_layers: int, assumed: Assumed
+    config: RunConfig, layout: RunLayout | None, tokenizers: Mapping[str, Any], n_layers: int, assumed: Assumed
 ) -> Workload:
     """Count the work of a run.
 
     Args:
         config: The settings.
         layout: The run folder, whose finished stages know counts exactly; None where there is none.
-        tokenizer: Tokenizer of the models; None counts a token per four characters.
+        tokenizers: Tokenizers of the models, by name; without any, a token is counted per four characters.
         n_layers: Blocks of the models.
         assumed: What to take where prompts or tasks cannot be read.
+
+    Raises:
+        ConfigError: The text rule does not fit the tokenizers.
     """
     notes: list[str] = (
-        []
-        if tokenizer is not None
-        else [f"No tokenizer is at hand; a token is taken to have {_CHARACTERS} characters."]
+        [] if tokenizers else [f"No tokenizer is at hand; a token is taken to have {_CHARACTERS} characters."]
     )
-    n_prompts, lengths = _prompts(config, _counter(tokenizer), assumed, notes)
+    n_prompts, lengths = _prompts(config, _counter(tokenizers, config.text), assumed, notes)
     most = config.tasks.max_new_tokens
     evaluated = _responses(layout)
-    response, longest = evaluated or (float(assumed.response_tokens or most), assumed.response_tokens or most)
-    halves, samples, asked = _tasks(config, _counter(tokenizer), assumed, notes)
+    response, longest, of_task = evaluated or (
+        float(assumed.response_tokens or most),
+        *[assumed.response_tokens or most] * 2,
+    )
+    halves, samples, asked = _tasks(config, _counter(tokenizers, config.text), assumed, notes)
     made = {} if layout is None else _made(layout)
     stored = made.get("cache", {})
     drawn = min(n_prompts, config.cache.max_prompts or n_prompts)
@@ -129,7 +164,8 @@ def count_work(
     sequences = drawn * max(1, n_responses)
     rows = round(sequences * (fmean(lengths) + (stored_response if n_responses else 0)))
     limit = config.cache.max_tokens
-    rows = rows if limit is None else min(rows, limit)
+    if limit is not None and rows > limit:
+        rows, sequences = limit, max(1, round(sequences * limit / rows))
     if not stored and n_responses:
         like = ", as the evaluated ones have" if evaluated else ""
         notes.append(f"A stored response is taken to have {stored_response:.4g} tokens on average{like}.")
@@ -146,12 +182,14 @@ def count_work(
         prompts=drawn,
         prompt_tokens=fmean(lengths),
         longest_prompt=max(lengths),
+        prompt_lengths=tuple(sorted(lengths)),
         rows=stored.get("rows", rows),
         sequences=stored.get("sequences", sequences),
         tasks=len(halves) or assumed.tasks,
         samples=samples,
         task_tokens=fmean(asked),
         longest_task=max(asked),
+        task_lengths=tuple(sorted(asked)),
         selecting=selecting,
         judging=samples - selecting,
         located=sum(len(task.samples) for task in located)
@@ -160,6 +198,7 @@ def count_work(
         gained=sum(gained.values()) if gained else min(selecting // 4, 5 * config.select.max_samples),
         response=response,
         longest_response=min(longest, most),
+        longest_of_task=min(of_task, most),
         longest_stored=min(evaluated[1], new) if evaluated else new,
         conditions=made.get("interventions", {}).get("conditions"),
         layer=_layer(config, layout, n_layers),
@@ -167,20 +206,31 @@ def count_work(
     )
 
 
-def _counter(tokenizer: Any) -> Callable[[str], int]:
-    if tokenizer is None:
-        return lambda text: max(1, len(text) // _CHARACTERS)
-    return lambda text: max(1, len(tokenizer(text).input_ids))
+Counter = Callable[[Prompt], int]
+"""Tokens of a prompt and its response."""
 
 
-def _prompts(
-    config: RunConfig, count: Callable[[str], int], assumed: Assumed, notes: list[str]
-) -> tuple[int, Sequence[int]]:
+def _counter(tokenizers: Mapping[str, Any], rule: TextConfig) -> Counter:
+    if not tokenizers:
+        return _by_characters
+    encoder = PromptEncoder.of(tokenizers, rule)
+    return lambda prompt: len(encoder.encode(prompt)) + len(encoder.encode_response(prompt))
+
+
+def _by_characters(prompt: Prompt) -> int:
+    said = f"{prompt.prompt}{prompt.response or ''}" or " ".join(
+        str(m.get("content", "")) for m in prompt.messages or ()
+    )
+    return max(1, len(said) // _CHARACTERS)
+
+
+def _prompts(config: RunConfig, count: Counter, assumed: Assumed, notes: list[str]) -> tuple[int, Sequence[int]]:
     """Number of prompts, and tokens of some of them, as far as the settings let them be."""
     limit = config.cache.max_length or (1 << 30)
     try:
         prompts = as_prompts(config.prompt_source())
-        some = [prompt for _, prompt in in_order(prompts, range(min(_SAMPLED, len(prompts))), all_needed=False)]
+        some = in_order(prompts, range(min(_SAMPLED, len(prompts))), all_needed=False)
+        lengths = [min(count(prompt), limit) for _, prompt in some]
     except (MechprobeError, OSError) as error:
         if is_out_of_memory(error):
             raise
@@ -189,19 +239,16 @@ def _prompts(
             n = max(1, config.cache.max_tokens // length)
         notes.append(f"{n:,} prompts of {length:,} tokens are assumed, because: {error}")
         return n, [length]
-    texts = [
-        f"{prompt.prompt}{prompt.response or ''}" or " ".join(str(m.get("content", "")) for m in prompt.messages or ())
-        for prompt in some
-    ]
-    return len(prompts), [min(count(text), limit) for text in texts]
+    return len(prompts), lengths
 
 
 def _tasks(
-    config: RunConfig, count: Callable[[str], int], assumed: Assumed, notes: list[str]
+    config: RunConfig, count: Counter, assumed: Assumed, notes: list[str]
 ) -> tuple[list[tuple[Task, Task]], int, Sequence[int]]:
     """Both halves of every task, the number of all responses that a model is asked for, and tokens of their prompts."""
     try:
         tasks = [task.take(config.evaluate.n_per_task) for task in config.load_tasks()]
+        lengths = [count(prompt) for task in tasks for sample in task.samples for prompt in prompts_of(task, sample)]
     except (MechprobeError, OSError) as error:
         if is_out_of_memory(error):
             raise
@@ -210,7 +257,6 @@ def _tasks(
             f"{assumed.tasks} tasks of {per_task:,} prompts of {assumed.prompt_tokens:,} tokens are assumed, because: {error}"
         )
         return [], assumed.tasks * per_task, [assumed.prompt_tokens]
-    lengths = [count(prompt.prompt) for task in tasks for sample in task.samples for prompt in prompts_of(task, sample)]
     return split_tasks(tasks, seed=config.select.seed), len(lengths) * config.tasks.sampling.n, lengths
 
 
@@ -220,16 +266,20 @@ def _made(layout: RunLayout) -> dict[str, dict[str, int]]:
     return {name: read_manifest(folder)["counts"] for name, folder in folders.items() if (folder / MANIFEST).is_file()}
 
 
-def _responses(layout: RunLayout | None) -> tuple[float, int] | None:
-    """Tokens of the evaluated responses: their mean, and the greatest number, as a mean over the models; None where there are none."""
+def _responses(layout: RunLayout | None) -> tuple[float, int, int] | None:
+    """Tokens of the evaluated responses: mean, the greatest number as a mean over models, and over models and tasks; None without any."""
     if layout is None or not (layout.evals / MANIFEST).is_file():
         return None
-    lengths: dict[str, list[int]] = {}
+    lengths: dict[tuple[str, str], list[int]] = {}
     for record in read_outcomes(layout.evals / "outcomes.jsonl"):
-        lengths.setdefault(record.model, []).append(max(1, record.n_response_tokens))
+        lengths.setdefault((record.model, record.task), []).append(max(1, record.n_response_tokens))
     if not lengths:
         return None
-    return fmean(n for each in lengths.values() for n in each), round(fmean(max(each) for each in lengths.values()))
+    of_task = {key: max(each) for key, each in lengths.items()}
+    of_model = [
+        max(n for (model, _), n in of_task.items() if model == name) for name in {model for model, _ in lengths}
+    ]
+    return fmean(n for each in lengths.values() for n in each), round(fmean(of_model)), ceil(fmean(of_task.values()))
 
 
 def _layer(config: RunConfig, layout: RunLayout | None, n_layers: int) -> int:

@@ -13,6 +13,7 @@ from mechprobe.features.stage import analyze_features, explain_features
 from mechprobe.features.table.feature_table import FeatureTable
 from mechprobe.files import read_json
 from mechprobe.models.family import ModelFamily
+from mechprobe.models.load import LanguageModel
 from mechprobe.stage_folder import read_manifest
 
 CONFIG = FeaturesConfig(batch_rows=128, ce_samples=4, n_shown=2, n_examples=2)
@@ -48,6 +49,16 @@ def test_the_stage_writes_all_and_is_then_skipped(run: Path, llama_family: dict[
     with pytest.raises(ArtifactError, match=r"model_dtypes: null .*bfloat16"):
         analyze(run, tmp_path / "features", ModelFamily.load(llama_family, dtype="bfloat16"))
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "features").iterdir()} == before
+
+
+def test_a_model_is_loaded_for_its_clean_pass_and_for_all_the_rest(
+    run: Path, llama_family: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+    load = LanguageModel._load
+    monkeypatch.setattr(LanguageModel, "_load", lambda self, *given: (loaded.append(self.name), load(self, *given))[1])
+    analyze(run, tmp_path / "features", ModelFamily.load(llama_family))
+    assert loaded == ["base", "base", "sft", "rl", "sft", "base"]  # first to look at its unembedding
 
 
 def test_without_models_the_loss_is_left_out(run: Path, tmp_path: Path) -> None:
@@ -143,6 +154,7 @@ def test_the_command_prints_the_main_numbers(
 def test_mistakes_end_with_exit_code_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["features", "--crosscoder", str(tmp_path / "no"), "--cache", str(tmp_path / "no")]) == 2
     assert main(["report", "--run", str(tmp_path / "no")]) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
+    said = capsys.readouterr().err.strip().splitlines()
+    lines = [line for line in said if ": loading " not in line]  # said where no test has loaded torch before
     assert len(lines) == 2
     assert all(line.startswith("mechprobe: ") for line in lines)

@@ -9,6 +9,8 @@ import pytest
 from transformers import AutoConfig, AutoTokenizer, LlamaConfig
 
 from mechprobe.cli import main
+from mechprobe.data.encoding import PromptEncoder
+from mechprobe.data.prompts import Prompt
 from mechprobe.errors import ConfigError, ModelError
 from mechprobe.launcher import SEVERAL
 from mechprobe.planning import plan as planning
@@ -20,8 +22,9 @@ from mechprobe.planning.rates import Rates
 from mechprobe.planning.scene import Scene
 from mechprobe.planning.shapes import ModelShape
 from mechprobe.planning.stages import STAGES
-from mechprobe.planning.work import Assumed
+from mechprobe.planning.work import Assumed, count_work
 from mechprobe.run_config import RunConfig
+from tests.builders import build_tokenizer
 
 ROOT = Path(__file__).parents[2]
 LLAMA = ROOT / "artifacts" / "real_size" / "llama3_1_8b.config.json"
@@ -226,6 +229,41 @@ def test_tf32_changes_the_time_of_models_in_float32_only() -> None:
     assert half == both
     sae = [costs('dtype="float32"', f"tf32={value}")["train-sae"].seconds for value in ("false", "true")]
     assert sae[0] == sae[1]  # the dictionary does without
+
+
+def test_the_dtype_of_the_models_is_an_option(capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["plan", "--card", "H100", "--config", str(SETTINGS), "--model-config", str(LLAMA), "--json"]
+    found = []
+    for dtype in ("float32", "bfloat16"):
+        assert main([*given, "--model-dtype", dtype]) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    assert [plan["dtype"] for plan in found] == ["float32", "bfloat16"]
+    assert found[0]["seconds"] > found[1]["seconds"]
+    assert main([*given, "--model-dtype", "int8"]) == 2
+    assert "int8" in capsys.readouterr().err
+
+
+def test_prompts_are_counted_as_the_models_read_them(tmp_path: Path) -> None:
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}(((((({{ m.content }}{% endfor %}"
+    file = tmp_path / "prompts.jsonl"
+    file.write_text("".join(json.dumps({"id": str(n), "prompt": "1" * n, "response": "22"}) + "\n" for n in (1, 5, 9)))
+    config = RunConfig.build(None, [f'prompts.file="{file}"'], models={"base": str(tmp_path)})
+    for text in (config.text, config.text.replace(chat_template=True)):
+        work = count_work(config.replace(text=text), None, {"base": tokenizer}, 4, Assumed())
+        encoder = PromptEncoder.of({"base": tokenizer}, text)
+        expected = [len(encoder.encode(Prompt(str(n), "1" * n))) + 2 for n in (1, 5, 9)]
+        assert list(work.prompt_lengths) == expected
+
+
+def test_padding_is_counted() -> None:
+    work = plan_config(RunConfig.build(SETTINGS), H100, model_config=LLAMA).work
+    work = replace(work, prompt_lengths=(5, 10, 12), prompt_tokens=9.0, rows=27, sequences=3, task_lengths=(4, 6, 20))
+    assert work.read_tokens(10**6, 26) == pytest.approx(10 + 10 + 12)  # two sequences fit into a pass of 26 tokens
+    assert work.read_tokens(1, 26) == pytest.approx(3 * 12)  # a shard of one sequence may have the longest
+    assert replace(work, rows=30).read_tokens(10**6, 26) == pytest.approx(32 + 3)  # responses of one token
+    assert work.padded_task(3, 2) == pytest.approx((6 + 6 + 20) / 3)
+    assert work.padded_task(3, 512) == 20
 
 
 def test_the_report_and_dynamics_take_no_card() -> None:

@@ -13,11 +13,10 @@ from torch import Tensor
 from mechprobe.dictionary.readout import Readout
 from mechprobe.errors import SelectionError
 from mechprobe.features.config import FeaturesConfig
-from mechprobe.features.examples.promoted import promoted_by_features, token_text
+from mechprobe.features.examples.promoted import token_text
 from mechprobe.features.examples.quantiles import RandomRows, collect_random_rows
 from mechprobe.features.table.collect import RowStore, kept_rows
 from mechprobe.features.table.feature_table import FeatureTable
-from mechprobe.models.family import ModelFamily
 from mechprobe.progress import progress
 from sae_training import Crosscoder
 
@@ -32,9 +31,9 @@ def feature_examples(
     features: Iterable[int],
     config: FeaturesConfig | None = None,
     *,
-    family: ModelFamily | None = None,
+    promoted: Sequence[dict[str, Any] | None] | None = None,
 ) -> list[dict[str, Any]]:
-    """Top and random contexts of some features, and the tokens that their decoders promote.
+    """Top and random contexts of some features, beside the tokens that their decoders promote.
 
     Each list has at most one context per sample, and no two contexts whose text is equal up to the row (the same prompt with
     another response). Token texts are raw: callers that display them must escape them.
@@ -46,7 +45,7 @@ def feature_examples(
         table: The table, with the top rows of every feature.
         features: Features, in the order wanted.
         config: Number and length of the contexts.
-        family: The models, for the promoted tokens; without them ``promoted`` is null.
+        promoted: What `promoted_by_features` gives for the features; null in every entry if None.
 
     Returns:
         One JSON value per feature, with the keys that ``docs/examples.md`` explains: ``feature``, ``statistics`` (its row of
@@ -56,16 +55,12 @@ def feature_examples(
 
     Raises:
         SelectionError: A feature does not exist or is given twice.
-        ModelError: A model's unembedding cannot be used.
     """
     config, features = config or FeaturesConfig(), list(features)
     check_features(features, table)
     builder = _ContextBuilder(crosscoder, store, tokenizer, config)
     drawn = collect_random_rows(crosscoder, store, features, config) if config.n_quantiles and features else None
-    promoted: Sequence[dict[str, Any] | None] = [None] * len(features)
-    if family is not None and config.n_promoted:
-        n, norm = config.n_promoted, config.final_norm
-        promoted = promoted_by_features(crosscoder, family, features, n=n, final_norm=norm)
+    promoted = [None] * len(features) if promoted is None else promoted
     found = []
     with progress(len(features), "contexts", unit="features", inner=True) as advance:
         for feature, tokens in zip(features, promoted, strict=True):

@@ -119,16 +119,39 @@ def promoted_by_features(
 
     Weights that were not loaded before are released again after each model.
     """
-    by_model: dict[str, list[PromotedTokens]] = {}
-    scale = model_scale(crosscoder).detach()
-    for index, name in enumerate(crosscoder.model_names):
-        directions = crosscoder.W_dec[list(features), index].detach() * scale[index]
+    found = PromotedOfModels(crosscoder, features, family.tokenizer, n=n, final_norm=final_norm)
+    for name in crosscoder.model_names:
         with unloaded_afterwards(family[name]) as model:
-            by_model[name] = promoted_tokens(model, directions, family.tokenizer, n=n, final_norm=final_norm)
-    return [
-        {"final_norm": final_norm, "models": {name: asdict(found[index]) for name, found in by_model.items()}}
-        for index in range(len(features))
-    ]
+            found.add(model)
+    return found.by_feature
+
+
+class PromotedOfModels:
+    """`promoted_by_features`, of one model after the other, for work that has each of them in memory anyway."""
+
+    def __init__(
+        self, crosscoder: Crosscoder, features: Sequence[int], tokenizer: Any, *, n: int, final_norm: FinalNorm
+    ) -> None:
+        self._crosscoder, self._features, self._tokenizer = crosscoder, list(features), tokenizer
+        self._n, self._norm = n, final_norm
+        self._of_model = dict[str, list[PromotedTokens]]()
+
+    def add(self, model: LanguageModel) -> None:
+        """Compute the tokens of a model of the crosscoder."""
+        index = self._crosscoder.model_names.index(model.name)
+        directions = self._crosscoder.W_dec[self._features, index] * model_scale(self._crosscoder)[index]
+        self._of_model[model.name] = promoted_tokens(
+            model, directions.detach(), self._tokenizer, n=self._n, final_norm=self._norm
+        )
+
+    @property
+    def by_feature(self) -> list[dict[str, Any]]:
+        """One JSON value per feature, with the tokens by model in the order of the crosscoder."""
+        names = self._crosscoder.model_names
+        return [
+            {"final_norm": self._norm, "models": {name: asdict(self._of_model[name][index]) for name in names}}
+            for index in range(len(self._features))
+        ]
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from mechprobe.features.contexts import collect, files
 from mechprobe.features.contexts.files import TOP, ContextGroup, read_contexts, read_promoted, write_contexts
 from mechprobe.features.contexts.stage import collect_contexts
 from mechprobe.features.examples.contexts import feature_examples
+from mechprobe.features.examples.promoted import promoted_by_features
 from mechprobe.features.stage import analyze_features
 from mechprobe.features.table.feature_table import FeatureTable
 from mechprobe.files import read_json
@@ -99,9 +100,9 @@ def test_promoted_tokens_are_those_of_the_example_entries(
     [group] = read_promoted(out / files.PROMOTED_FILE)
     dictionary, source = Crosscoder.load(run / "crosscoder"), ActivationStore.open(run / "cache")
     table = FeatureTable.load(tmp_path / "features")
-    expected = feature_examples(
-        dictionary, source, family.tokenizer, table, group.feature.tolist(), config, family=family
-    )
+    features = group.feature.tolist()
+    promoted = promoted_by_features(dictionary, family, features, n=4, final_norm=config.final_norm)
+    expected = feature_examples(dictionary, source, family.tokenizer, table, features, config, promoted=promoted)
     for place, entry in enumerate(expected):
         for name, ends in entry["promoted"]["models"].items():
             for end, tokens in ends.items():
