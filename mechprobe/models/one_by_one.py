@@ -60,6 +60,19 @@ def loaded_for(model: LanguageModel) -> Iterator[None]:
             model.release("hf")
 
 
+@contextmanager
+def lower_part(model: LanguageModel, site: Site) -> Iterator[LanguageModel]:
+    """A model up to a site (`LowerModel`), freed after the ``with`` block; the model itself where it was loaded before."""
+    if "hf" in model.__dict__:
+        yield model
+        return
+    lower = LowerModel(model, site)
+    try:
+        yield lower
+    finally:
+        lower.release("hf")
+
+
 class OneWhole(Mapping[str, LanguageModel]):
     """Name to model of a family, up to a site (`LowerModel`), beside one whole model at a time.
 

@@ -329,6 +329,7 @@ def plan_probe(run: Run) -> Plan:
         chosen, sites = len(work.prompts.chosen), [str(site) for site in work.prompts.sites]
         lines.append(f"linear probes: {len(work.models)} models × {len(sites)} sites × {chosen} items")
     data = {"models": list(work.models), "arms": {arm.name: list(arm.checkpoints) for arm in work.arms}}
+    data |= {"linear": bool(work.probed and work.prompts), "features": bool(work.dictionary and work.prompts)}
     return Plan("probe", run.layout.probe, [*lines, *work.notes], data)
 
 

@@ -10,7 +10,7 @@ from mechprobe.planning import formulas
 from mechprobe.planning.cost import Meter
 from mechprobe.planning.intervening import intervene_steps, n_conditions_of
 from mechprobe.planning.scene import Scene
-from mechprobe.planning.shapes import ModelShape
+from mechprobe.planning.shapes import BYTES, ModelShape
 from mechprobe.planning.stage_cost import StageCost
 from mechprobe.planning.stages import STAGES, encode, splice, spliced_memory, train_steps, training_memory
 from mechprobe.selection.rankings.gradients import GRADIENT_TOKENS
@@ -141,15 +141,18 @@ def _probe(scene: Scene, plan: Plan) -> StageCost:
     meter.work("product", 3 * config.draws * work.samples * len(shapes))
     items = min(config.linear.items, work.samples)
     sites = len(config.linear.sites) or scene.largest.n_layers
-    for shape in shapes if items else []:
-        batch_tokens = config.linear.batch_size * round(work.task_tokens)
-        tokens = items * work.task_tokens
+    tokens, batch_tokens = items * work.task_tokens, config.linear.batch_size * round(work.task_tokens)
+    for shape in shapes if items and plan.get("linear", True) else []:
         _read(meter, shape, tokens, work.task_tokens, batch_tokens)
-        meter.forward(shape, tokens, work.task_tokens, tokens / batch_tokens)  # again, for the use of features
         fits = 2 * 2 * config.linear.folds * sites * len(config.linear.positions)  # skill, domain, and shuffled labels
         meter.work("fitted", fits * items * (1 - 1 / config.linear.folds) * shape.d_model)
-    meter.products(len(shapes) * formulas.encode_flop(scene.d_all, scene.d_sae, items * work.task_tokens))
-    meter.select(len(shapes) * items * work.task_tokens * scene.d_sae)
+    for shape in scene.chosen.values() if items and plan.get("features", True) else ():  # up to the site
+        part = work.layer / shape.n_layers
+        meter.work("weight", part * shape.parameters * BYTES.get(shape.stored_as, 4))
+        meter.work("loaded", 1)
+        meter.forward(shape, tokens, work.task_tokens, tokens / batch_tokens, layers=work.layer)
+        meter.products(formulas.encode_flop(scene.d_all, scene.d_sae, tokens))
+        meter.select(tokens * scene.d_sae)
     meter.hold(device=scene.weights + 8 * config.draws * work.samples + scene.dictionary_bytes * 2)
     return meter.cost(known=scene.known, note=f"{len(shapes)} models, {items:,} items, {sites} sites")
 

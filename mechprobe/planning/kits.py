@@ -84,12 +84,8 @@ def measure_kits() -> tuple[dict[str, float], dict[str, int]]:
     """
     seconds: dict[str, float] = {}
     held: dict[str, int] = {}
-    for script in (
-        _STAGES,
-        _STAGES,
-        _PAGE,
-        _OPTIONAL,
-    ):  # what every stage imports is read from the disk once, and then timed
+    # What every stage imports may come from the disk the first time.
+    for script in (_STAGES, _STAGES, _PAGE, _OPTIONAL):
         for name, (took, n_bytes) in _found(script).items():
             if name != "before":
                 seconds[name], held[name] = min(took, seconds.get(name, took)), max(0, int(n_bytes))

@@ -77,14 +77,15 @@ def report_of(layout: RunLayout, rates: Rates, *, known: bool) -> StageCost:
 def _figures_of(layout: RunLayout) -> tuple[int, int]:
     """Figures of the finished stages of a run, and their axes."""
     found = {name: read_manifest(getattr(layout, name)) for name in (*_DRAWN, *_OVER_STEPS) if _is_made(layout, name)}
-    if "crosscoder" in found and len(layout.training_log.read_text(encoding="utf-8").splitlines()) < _LEAST_LINES:
-        del found["crosscoder"]
+    log = layout.training_log
+    if not log.is_file() or len(log.read_text(encoding="utf-8").splitlines()) < _LEAST_LINES:
+        found.pop("crosscoder", None)
     drawn = [_DRAWN[name] for name in found if name in _DRAWN]
     if "interventions" in found:
-        settings, counts = found["interventions"]["config"], found["interventions"]["counts"]
-        drawn += [(1, 1)] if settings["doses"] else []
-        drawn += [(2, 4)] if settings["sizes"] else []  # the share of the ceiling, and faithfulness
-        drawn += [(0, len(counts["samples"]) - 1)]  # ceilings have axes for each task
+        settings, tasks = found["interventions"]["config"], found["interventions"]["counts"]["samples"]
+        drawn += [(1, 1)] if settings.get("doses") else []
+        drawn += [(2, 4)] if settings.get("sizes") else []  # the share of the ceiling, and faithfulness
+        drawn += [(0, len(tasks) - 1)]  # ceilings have axes for each task
     if any(name in found for name in _OVER_STEPS):
         drawn.append((2, 7))  # the timeline, and the order of changes
     return sum(n for n, _ in drawn), sum(n for _, n in drawn)

@@ -17,6 +17,7 @@ from mechprobe.data.encoding import Ids
 from mechprobe.dictionary.readout import FoldedEncoder, Readout
 from mechprobe.drift.probe.profile import Norm
 from mechprobe.models.family import ModelFamily
+from mechprobe.models.one_by_one import TensorFiles, lower_part
 from mechprobe.models.residuals import residuals_plain
 from mechprobe.types import Site
 from sae_training import Crosscoder
@@ -39,37 +40,34 @@ class Counts:
 def count_active(
     crosscoder: Crosscoder, family: ModelFamily, site: Site, prompts: Sequence[Ids], readout: Readout
 ) -> dict[str, Counts]:
-    """`Counts` of every model of a dictionary; all its models are in memory at once.
+    """`Counts` of every model of a dictionary. One model, up to the site, is in memory at a time; residuals wait in files.
 
     Special tokens and the first positions that the dictionary leaves out are not counted.
     """
     names, special = list(crosscoder.model_names), torch.tensor(sorted(family.tokenizer.all_special_ids))
-    encoders = {name: FoldedEncoder(crosscoder, readout, name) for name in names}
     active = {name: np.zeros((len(prompts), crosscoder.d_sae), np.float32) for name in names}
     tokens = np.zeros(len(prompts))
-    for batch in forward_batches([len(ids) for ids in prompts], _BATCH_TOKENS):
-        ids, mask = padded([prompts[index] for index in batch], family.pad_id)
-        kept = mask.bool() & ~torch.isin(ids, special)
-        kept[:, : crosscoder.config.drop_first_positions] = False
-        row = np.repeat(batch, kept.sum(dim=1).numpy())
-        tokens[batch] = kept.sum(dim=1).numpy()
-        x = {
-            name: _kept(
-                residuals_plain(family[name], ids.to(family[name].input_device), mask, [site])[site], kept, crosscoder
-            )
-            for name in names
-        }
-        for name, encoder in encoders.items():
-            with torch.no_grad():
-                fired = (encoder(x) > 0).cpu().numpy()
-            np.add.at(active[name], row, fired)
+    batches = list(forward_batches([len(ids) for ids in prompts], _BATCH_TOKENS))
+    inputs = [padded([prompts[index] for index in batch], family.pad_id) for batch in batches]
+    kept: list[Bool[torch.Tensor, "batch pos"]] = [mask.bool() & ~torch.isin(ids, special) for ids, mask in inputs]
+    for counted in kept:
+        counted[:, : crosscoder.config.drop_first_positions] = False
+    with TensorFiles() as files:
+        for name in names:
+            with lower_part(family[name], site) as model:
+                for number, ((ids, mask), counted) in enumerate(zip(inputs, kept, strict=True)):
+                    found = residuals_plain(model, ids.to(model.input_device), mask, [site])[site]
+                    files.write(number, name, resid=found[counted.to(found.device)].float())
+        encoders = {name: FoldedEncoder(crosscoder, readout, name) for name in names}
+        for number, (batch, counted) in enumerate(zip(batches, kept, strict=True)):
+            row = np.repeat(batch, counted.sum(dim=1).numpy())
+            tokens[batch] = counted.sum(dim=1).numpy()
+            x = {name: files.read(number, name, device=str(crosscoder.device))["resid"] for name in names}
+            for name, encoder in encoders.items():
+                with torch.no_grad():
+                    fired = (encoder(x) > 0).cpu().numpy()
+                np.add.at(active[name], row, fired)
     return {name: Counts(rows, tokens) for name, rows in active.items()}
-
-
-def _kept(
-    residual: torch.Tensor, kept: Bool[torch.Tensor, "batch pos"], crosscoder: Crosscoder
-) -> Float[torch.Tensor, "row d_model"]:
-    return residual[kept.to(residual.device)].float().to(crosscoder.device)
 
 
 @dataclass(frozen=True)

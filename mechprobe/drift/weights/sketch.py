@@ -30,8 +30,8 @@ def top_singular(blocks: Blocks, short: int, k: int, generator: torch.Generator)
     width = min(k + OVERSAMPLING, short)
     basis = torch.linalg.qr(torch.randn(short, width, generator=generator, dtype=torch.float64)).Q
     for _ in range(POWER_ITERATIONS):
-        basis = torch.linalg.qr(_normal(blocks, basis)).Q
-    image = _normal(blocks, basis)
+        basis = torch.linalg.qr(normal(blocks, basis)).Q
+    image = normal(blocks, basis)
     eigenvalues, turn = torch.linalg.eigh(basis.T @ image)
     squares, turn = eigenvalues.flip(0).clamp(min=0), turn.flip(1)
     right, values = basis @ turn, squares.sqrt()
@@ -41,7 +41,7 @@ def top_singular(blocks: Blocks, short: int, k: int, generator: torch.Generator)
     return Singular(values, right, residual.max().item())
 
 
-def _normal(blocks: Blocks, basis: Float[Tensor, "short width"]) -> Float[Tensor, "short width"]:
+def normal(blocks: Blocks, basis: Float[Tensor, "short width"]) -> Float[Tensor, "short width"]:
     """AᵀA times some vectors, in one reading of A."""
     total = torch.zeros_like(basis)
     for block in blocks():
@@ -122,7 +122,7 @@ def _quadrature(
     dimension = len(probes) - away.shape[1]  # probes of equal length vary less than Gaussian ones
     diagonal, beside = [], []
     for _ in range(min(LANCZOS_STEPS, dimension)):
-        image = _normal(blocks, basis[-1])
+        image = normal(blocks, basis[-1])
         diagonal.append((basis[-1] * image).sum(dim=0))
         for _ in range(2):  # once is not enough in floating point
             image = image - away @ (away.T @ image)

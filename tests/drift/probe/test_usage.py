@@ -51,6 +51,7 @@ def test_counts_are_those_of_the_read_out_of_each_prompt_alone(llama_family: dic
     texts = ["CALC 1+2?", "SIM 7ntnt?", "a"]
     prompts = [encoder.encode(Prompt(str(number), text)) for number, text in enumerate(texts)]
     found = count_active(crosscoder, family, site, prompts, readout)
+    assert not any("hf" in model.__dict__ for model in family)  # no whole model is loaded
     import torch
 
     for number, ids in enumerate(prompts):
