@@ -249,7 +249,7 @@ def cost_of(arm: "Arm", planned: dict[str, Any]) -> "tuple[StageCost, list[str]]
         sampled=0 if own is None else own.n * len(arm.examples),
         trained=planned["trained"],
         saved=1 + len(planned["checkpoints"]),
-        states=arm.n_steps // config.state_every,
+        states=-(-arm.n_steps // config.state_every),  # the last step writes one, too
         again=config.gradient_checkpointing,
         adapters=config.lora is not None,
     )

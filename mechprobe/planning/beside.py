@@ -142,18 +142,21 @@ def _probe(scene: Scene, plan: Plan) -> StageCost:
     items = min(config.linear.items, work.samples)
     sites = len(config.linear.sites) or scene.largest.n_layers
     tokens, batch_tokens = items * work.task_tokens, config.linear.batch_size * round(work.task_tokens)
-    for shape in shapes if items and plan.get("linear", True) else []:
+    linear, held = plan.get("linear", True), 0
+    for shape in shapes if items and linear else []:
         _read(meter, shape, tokens, work.task_tokens, batch_tokens)
         fits = 2 * 2 * config.linear.folds * sites * len(config.linear.positions)  # skill, domain, and shuffled labels
         meter.work("fitted", fits * items * (1 - 1 / config.linear.folds) * shape.d_model)
     for shape in scene.chosen.values() if items and plan.get("features", True) else ():  # up to the site
-        part = work.layer / shape.n_layers
-        meter.work("weight", part * shape.parameters * BYTES.get(shape.stored_as, 4))
+        weights = work.layer * shape.block_weights
+        meter.work("weight", weights * BYTES.get(shape.stored_as, 4))
         meter.work("loaded", 1)
+        held = max(held, weights * BYTES[scene.dtype])
         meter.forward(shape, tokens, work.task_tokens, tokens / batch_tokens, layers=work.layer)
         meter.products(formulas.encode_flop(scene.d_all, scene.d_sae, tokens))
         meter.select(tokens * scene.d_sae)
-    meter.hold(device=scene.weights + 8 * config.draws * work.samples + scene.dictionary_bytes * 2)
+    held = scene.weights if linear else held
+    meter.hold(device=held + 8 * config.draws * work.samples + scene.dictionary_bytes * 2)
     return meter.cost(known=scene.known, note=f"{len(shapes)} models, {items:,} items, {sites} sites")
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from mechprobe.planning import formulas
 from mechprobe.planning.cost import Meter
 from mechprobe.planning.rates import Rates
-from mechprobe.planning.shapes import ModelShape
+from mechprobe.planning.shapes import BYTES, ModelShape
 from mechprobe.planning.stage_cost import StageCost
 
 _BACKWARD = 3
@@ -61,8 +61,11 @@ def training_cost(shape: ModelShape, work: TrainingWork, rates: Rates, *, known:
     meter.forward(shape, tokens, length, passes, passes=_BACKWARD + work.again)
     meter.head(shape, tokens, passes=_BACKWARD)
     meter.move(work.steps * (formulas.optimizer_bytes(work.trained) + 3 * formulas.FLOAT * work.trained))
-    size = work.trained if work.adapters else shape.parameters
-    meter.write(work.saved * formulas.FLOAT * size)
+    meter.work(
+        "weight", 3 * formulas.FLOAT * work.trained
+    )  # memory of gradients and moments that is used for the first time
+    stored = BYTES.get(shape.stored_as, formulas.FLOAT)
+    meter.write(work.saved * (formulas.FLOAT * work.trained if work.adapters else stored * shape.parameters))
     meter.take(work.states * 3 * formulas.FLOAT * work.trained / rates.write if work.states else 0)
     meter.hold(device=_memory(shape, work, round(length)))
     note = f"{work.steps:,} steps of {work.responses:,} responses"
