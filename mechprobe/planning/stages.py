@@ -29,8 +29,10 @@ def _localize(scene: Scene) -> StageCost:
     batch, new = config.localize.batch_size, work.longest_response
     meter.load(shape, 2, beside=1)
     # Clean, then both directions at every site, with the donor's blocks up to the site: half of them.
-    prompt, times = work.padded_task(work.located, batch), 2 + 3 * n_sites
-    meter.generate(shape, work.located, prompt, new, batch, times=times)
+    prompt, patched = work.padded_task(work.located, batch), 2 * n_sites
+    meter.generate(shape, work.located, prompt, new, batch, times=2 + patched)
+    tokens, calls = patched * work.located * (prompt + new), patched * scene.batches(work.located, batch) * (1 + new)
+    meter.forward(shape, tokens, prompt + new / 2, calls, layers=shape.n_layers / 2)
     rows = min(batch, work.located)
     held = formulas.generation_bytes(shape, scene.dtype, rows, work.longest_task, new)
     meter.hold(device=2 * scene.weights + 1.5 * held)
