@@ -16,11 +16,13 @@ _DRAWN = {
 _LEAST_LINES = 2
 """Lines of a training log that make a curve."""
 _OVER_STEPS = ("dynamics", "sweep", "logprobs")
-_MARKS = 1.5
+_MARKS = 1.8
 """How many times as long a figure takes as one of the calibration, which has fewer marks and no text alternative (ours)."""
 _VALUES, _ROWS = 3, 25
 """Bytes in memory for a byte of a result file: of values, and of the rows of side stages, which are objects and are read for a page and
 for the timeline (ours)."""
+_ROW_BYTES = 600
+"""Bytes of the rows of side stages that take as long to resample and to list as a response takes to be judged (ours)."""
 _CONTEXTS, _WRITTEN = 13, 0.2
 """Contexts of a feature: five of highest activation, and up to eight random ones; and the time that the explorer takes to write one,
 as a share of that of judging a response (ours)."""
@@ -42,6 +44,7 @@ def report_cost(
     units, (n_figures, n_axes) = rates.units, figures
     drawing = _MARKS * (n_figures * units["figure"] + (n_axes - n_figures) * units["chart"])
     explorer = n_features * _CONTEXTS * _WRITTEN * units["record"]
+    timeline = row_bytes / _ROW_BYTES * units["record"]
     held = rates.holds("page") + _VALUES * n_bytes + _ROWS * row_bytes
     read = n_bytes + row_bytes
     return StageCost(
@@ -50,7 +53,7 @@ def report_cost(
         device_bytes=0 if rates.device == "cuda" else held,
         host_bytes=held,
         disk_bytes=read,
-        seconds=rates.started("page") + drawing + explorer + read * units["hashed"] if known else None,
+        seconds=rates.started("page") + drawing + explorer + timeline + read * units["hashed"] if known else None,
         note=f"{n_figures} figures, pages of {n_features:,} features",
     )
 

@@ -1,6 +1,7 @@
 """The cost of every stage of a run, from its settings, the shapes of its models, its counts and the rates of a device."""
 
 from collections.abc import Callable
+from math import expm1
 
 from mechprobe.cache.harvest.forward_batches import N_COMPARED
 from mechprobe.cache.store.dtypes import row_bytes
@@ -188,16 +189,18 @@ def spliced_memory(scene: Scene, shape: ModelShape) -> int:
 def contexts(scene: Scene, meter: Meter, rows: int | float) -> None:
     """Contexts and promoted tokens of every live feature: one more pass for random rows, and one through the unembeddings."""
     meter.check(scene.mapped_bytes)
-    encode(scene, meter, min(rows, scene.config.features.quantile_rows or rows))
     settings = scene.config.features
+    drawn_from = min(rows, settings.quantile_rows or rows)
+    encode(scene, meter, drawn_from)
     for each in scene.shapes.values() if settings.n_promoted else ():
         meter.load(each)
         meter.work("loaded", 1)
         meter.unembed(each, scene.d_sae)
     per_feature = settings.n_examples + settings.n_quantiles * settings.n_per_quantile
-    tokens = settings.context_before + settings.context_after + 1
-    encode(scene, meter, min(rows, scene.d_sae * per_feature * tokens), by_model=True)
-    meter.work("token", scene.d_sae * per_feature * tokens)
+    tokens = scene.d_sae * per_feature * min(settings.context_before + settings.context_after + 1, scene.length / 2)
+    covered = drawn_from * -expm1(-tokens / max(1, drawn_from))  # contexts overlap (ours: as if they were anywhere)
+    encode(scene, meter, covered, by_model=True)
+    meter.work("token", tokens)
 
 
 def _features(scene: Scene) -> StageCost:

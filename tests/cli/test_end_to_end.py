@@ -84,6 +84,12 @@ def test_every_stage_left_a_manifest_and_the_report(first_run: tuple[Path, str],
     assert results["verdict"] in json.dumps(report, ensure_ascii=False)
 
 
+def test_the_cost_of_the_report_counts_its_figures(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", "--run", str(run_folder), "--dry-run", "--json"]) == 0
+    note = json.loads(capsys.readouterr().out)["cost"][0]["note"]
+    assert note.startswith(f"{len(list((run_folder / 'report' / 'figures').glob('*.svg')))} figures")
+
+
 def test_again_does_nothing_and_prints_the_same(
     first_run: tuple[Path, str], small: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
