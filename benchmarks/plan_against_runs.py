@@ -11,7 +11,8 @@ stands beside it, which tells on a busy machine. An estimate takes files to be i
 depends on what else the machine has done; so all files of the models and of the run are read once before each stage. Nothing is
 fitted to a run.
 
-Results are kept after every stage: the same command goes on with those that are missing. ``--stages`` makes some of them again.
+Results are kept after every stage: the same command goes on with those that are missing. ``--stages`` makes some of them again, and
+with ``--estimates`` only what is said of them, after a change to an estimate and not to the stage.
 """
 
 from __future__ import annotations
@@ -93,17 +94,25 @@ def read_all(folders: Sequence[Path]) -> None:
                 pass
 
 
-def compare(step: Step, environment: Mapping[str, str], limit: float, folders: Sequence[Path]) -> dict[str, Any]:
-    """What was said of a stage and what came, and by how much the first is off."""
-    row: dict[str, Any] = {"load": round(os.getloadavg()[0], 2)}
+def compare(
+    step: Step, environment: Mapping[str, str], limit: float, folders: Sequence[Path], kept: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What was said of a stage and what came, and by how much the first is off; ``kept`` has what came in an earlier comparison."""
+    row: dict[str, Any] = {"load": round(os.getloadavg()[0], 2), "estimated_again": bool(kept)}
     try:
         said = estimate(step, environment)
+        if kept:
+            return _row({**row, "load": kept["load"]}, said, kept["came"])
         if step.stage == "features":  # the contexts, which it makes too, are a folder of their own
             shutil.rmtree(folders[-1] / "run" / "contexts", ignore_errors=True)
         read_all(folders)
         came = measure(step, environment, limit)
     except RuntimeError as error:
         return {**row, "error": " ".join(str(error).split())}
+    return _row(row, said, came)
+
+
+def _row(row: dict[str, Any], said: Mapping[str, Any], came: Mapping[str, float]) -> dict[str, Any]:
     row |= {"said": said, "came": came, "memory_off": round(said["host_bytes"] / came["bytes"] - 1, 3)}
     row["seconds_off"] = None if said["seconds"] is None else round(said["seconds"] / came["seconds"] - 1, 3)
     return row
@@ -123,7 +132,7 @@ def line_of(stage: str, row: Mapping[str, Any]) -> list[str]:
         if abs(row[key] or 0) > most
     ]
     return [
-        stage, sizes, f"{row['memory_off']:+.0%}", times, f"{row['seconds_off']:+.0%}" if known else "–", ", ".join(missed)
+        stage + ("*" if row.get("estimated_again") else ""), sizes, f"{row['memory_off']:+.0%}", times, f"{row['seconds_off']:+.0%}" if known else "–", ", ".join(missed)
     ]  # fmt: skip
 
 
@@ -153,7 +162,10 @@ def run(arguments: argparse.Namespace) -> None:
     for number, step in enumerate(todo):
         if number % arguments.every == 0:
             calibrate(environment)
-        rows[step.stage] = compare(step, environment, arguments.limit, [models or LAB, folder])
+        came = rows.get(step.stage, {}) if arguments.estimates else {}
+        rows[step.stage] = compare(
+            step, environment, arguments.limit, [models or LAB, folder], came if "came" in came else {}
+        )
         print("  ".join(line_of(step.stage, rows[step.stage])), flush=True)
         rates = json.loads((folder / "calibration.json").read_text(encoding="utf-8"))
         body = {"families": families, "calibration": {key: rates[key] for key in ("made", "start_s", "held", "units")}}
@@ -178,6 +190,8 @@ def markdown(report: Mapping[str, Any]) -> str:
     machine, settings = report["machine"], report["settings"]
     loads = [row["load"] for rows in report["families"].values() for row in rows.values()]
     where = f"{machine['cpu']}, {machine['cores']} cores, {settings['threads']} thread(s), load {min(loads):g} to {max(loads):g}"
+    again = any(row.get("estimated_again") for rows in report["families"].values() for row in rows.values())
+    where += "; * estimated after the run" if again else ""
     return "\n".join(
         [*lines, f"{where}. Limits: memory {MEMORY:.0%}, time {TIME:.0%}. File: `artifacts/benchmarks/{FILE.name}`."]
     )
@@ -204,6 +218,11 @@ def main() -> None:
     )
     parser.add_argument("--models", type=Path, help="folder with base, sft and rl of the random family")
     parser.add_argument("--stages", nargs="+", default=[], help="only these stages, made again")
+    parser.add_argument(
+        "--estimates",
+        action="store_true",
+        help="with --stages: make estimates again, and keep what came of these stages",
+    )
     parser.add_argument("--every", type=int, default=6, help="stages between two calibrations")
     parser.add_argument("--limit", type=float, default=600, help="seconds after which a stage is given up")
     arguments = parser.parse_args()
