@@ -1,5 +1,6 @@
 """What ``mechprobe weights`` would read, and about how long it would take: a short probe of this machine, extrapolated."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -140,7 +141,7 @@ def _random_seconds(views: Sequence[View], config: WeightsConfig, rates: _Rates)
     """Time of the random updates alone, which matrices of one shape share, where their singular values are estimated."""
     shapes = {(view.long, view.short) for view in views if len(view.shape) == 2 and view.short > config.exact_up_to}
     each = (POWER_ITERATIONS + 1) * (rates.wide + rates.drawn) + LANCZOS_STEPS * (rates.narrow + rates.drawn)
-    return sum(long * short * n_draws(short, config.null_draws) * each for long, short in shapes)
+    return math.fsum(long * short * n_draws(short, config.null_draws) * each for long, short in shapes)
 
 
 def _memory(view: View, n: int, config: WeightsConfig) -> int:
