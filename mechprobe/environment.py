@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from mechprobe.errors import DependencyError
+from mechprobe.errors import DependencyError, is_out_of_memory
 
 _PACKAGES = (
     "mechprobe", "torch", "transformers", "transformer-lens", "sae-lens", "numpy", "h5py", "trl", "peft", "lm-eval", "math-verify",
@@ -27,10 +27,13 @@ def require(package: str, user: str) -> Any:
 
     Raises:
         DependencyError: The package is missing, or a package that it needs is.
+        ImportError: Memory ran out.
     """
     try:
         return importlib.import_module(package)
     except ImportError as error:
+        if is_out_of_memory(error):  # an installed library that could not be mapped
+            raise
         name = _PROJECTS.get(package, package.replace("_", "-"))
         because = "" if getattr(error, "name", None) == package else f" ({error})"
         raise DependencyError(

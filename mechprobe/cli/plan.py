@@ -46,7 +46,7 @@ Response = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Device = Annotated[str, typer.Option("--device", help="Device to measure: cpu, cuda, cuda:1.")]
-Calibrate = Annotated[bool, typer.Option("--calibrate", help="Measure this machine in less than a minute.")]
+Calibrate = Annotated[bool, typer.Option("--calibrate", help="Measure this machine; takes about a minute.")]
 Out = Annotated[
     Path | None, typer.Option("--out", "-o", help="Calibration file; by default in the user's cache folder.")
 ]

@@ -43,7 +43,7 @@ def cost_lines(run: Run, stage: str, plan: Mapping[str, Any]) -> tuple[list[str]
         return ["The cost depends on results that are read, not on models."], {}
     rates, known, said = rates_here(run.config.device)
     with countable():
-        scene = scene_of(run, rates, known=known)
+        scene = _bounded(scene_of(run, rates, known=known), plan.get("cache", {}) if stage == "run" else plan)
         costs = _costs(scene, stage, plan)
     if stage == "run" and not run.force:
         # the report is made again each time
@@ -52,6 +52,12 @@ def cost_lines(run: Run, stage: str, plan: Mapping[str, Any]) -> tuple[list[str]
     assumed = list(scene.work.notes) if stage == "run" else []
     lines = table(costs, rates) + assumed + said
     return lines, {"cost": [cost.to_dict() for cost in costs]}
+
+
+def _bounded(scene: Scene, plan: Mapping[str, Any]) -> Scene:
+    """A scene with no more rows than the plan of the store has, which leaves out special tokens."""
+    most = plan.get("most_rows")
+    return scene if most is None or scene.work.rows <= most else replace(scene, work=replace(scene.work, rows=most))
 
 
 def _finished(cost: StageCost) -> StageCost:

@@ -1,4 +1,4 @@
-"""``mechprobe bench --calibrate``: the rates of this machine, in less than a minute."""
+"""``mechprobe bench --calibrate``: the rates of this machine, in about a minute."""
 
 import datetime
 import os

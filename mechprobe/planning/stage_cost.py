@@ -9,7 +9,7 @@ from mechprobe.errors import ConfigError
 from mechprobe.formatting import byte_size, duration
 from mechprobe.planning.rates import Rates
 
-_MOST = {"flop": 1e32, "device_bytes": 1e18, "host_bytes": 1e18, "disk_bytes": 1e18, "seconds": 1e12}
+_MOST = {"flop": 1e32, "device_bytes": 1e15, "host_bytes": 1e15, "disk_bytes": 1e18, "seconds": 1e12}
 """What no stage takes: a cost beyond it comes from a wrong setting (ours; 1e12 s are 32,000 years)."""
 
 _UNIT = {

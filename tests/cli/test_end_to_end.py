@@ -90,6 +90,15 @@ def test_the_cost_of_the_report_counts_its_figures(run_folder: Path, capsys: pyt
     assert note.startswith(f"{len(list((run_folder / 'report' / 'figures').glob('*.svg')))} figures")
 
 
+def test_the_rows_of_the_cost_are_those_of_the_store(
+    small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "--out", str(tmp_path / "new"), "--dry-run", "--json", "--set", *small]) == 0
+    found = json.loads(capsys.readouterr().out)
+    [cache] = [cost for cost in found["cost"] if cost["stage"] == "cache"]
+    assert 0 < int(cache["note"].split()[0].replace(",", "")) <= found["cache"]["most_rows"]
+
+
 def test_again_does_nothing_and_prints_the_same(
     first_run: tuple[Path, str], small: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

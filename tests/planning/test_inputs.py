@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoTokenizer, LlamaConfig
 from mechprobe.cli import main
 from mechprobe.data.encoding import PromptEncoder
 from mechprobe.data.prompts import Prompt
+from mechprobe.environment import require
 from mechprobe.errors import ConfigError, ModelError
 from mechprobe.launcher import SEVERAL
 from mechprobe.planning import plan as planning
@@ -254,6 +255,15 @@ def test_prompts_are_counted_as_the_models_read_them(tmp_path: Path) -> None:
         encoder = PromptEncoder.of({"base": tokenizer}, text)
         expected = [len(encoder.encode(Prompt(str(n), "1" * n))) + 2 for n in (1, 5, 9)]
         assert list(work.prompt_lengths) == expected
+
+
+def test_a_library_without_memory_is_not_called_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_name: str) -> None:
+        raise ImportError("groupby.so: failed to map segment from shared object")
+
+    monkeypatch.setattr("importlib.import_module", refused)
+    with pytest.raises(ImportError, match="failed to map segment"):
+        require("pandas", "The feature table")
 
 
 def test_padding_is_counted() -> None:

@@ -133,7 +133,8 @@ class PromotedOfModels:
         self, crosscoder: Crosscoder, features: Sequence[int], tokenizer: Any, *, n: int, final_norm: FinalNorm
     ) -> None:
         self._crosscoder, self._features, self._tokenizer = crosscoder, list(features), tokenizer
-        self._n, self._norm = n, final_norm
+        self._n = n
+        self._norm: FinalNorm = final_norm
         self._of_model = dict[str, list[PromotedTokens]]()
 
     def add(self, model: LanguageModel) -> None:
