@@ -8,11 +8,11 @@
 few, and an estimate uses the latest calibration. Memory is the greatest resident size of the largest process (``ru_maxrss``): it
 counts pages of mapped files, and what glibc keeps in the arenas of its threads. Time is that of the clock; the time of the processors
 stands beside it, which tells on a busy machine. An estimate takes files to be in memory already, because the first read from a disk
-depends on what else the machine has done; so all files of the models and of the run are read once before each stage. Nothing is
-fitted to a run.
+depends on what else the machine has done. So all files of the models and of the run are read once before each stage. Some counts
+of the estimates, which the code marks as ours, were chosen on earlier runs of these families.
 
-Results are kept after every stage: the same command goes on with those that are missing. ``--stages`` makes some of them again, and
-with ``--estimates`` only what is said of them, after a change to an estimate and not to the stage.
+Results are kept after every stage, and the same command makes those that are missing. ``--stages`` makes some of them again. With
+``--estimates`` it makes only their estimates again, after a change to an estimate and not to the stage.
 """
 
 from __future__ import annotations
