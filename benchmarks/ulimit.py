@@ -43,8 +43,10 @@ _SMALLEST = (24, 64)
 """MiB."""
 _SECONDS = 180
 _GOOD = ("equal", "sentence")
-_LIBRARIES = {"OpenBLAS": "OpenBLAS", "cannot allocate memory for thread-local data": "glibc"}
-"""How the last line of a library begins that has ended the process itself, and its name."""
+_LIBRARIES = {
+    "OpenBLAS error": "OpenBLAS", "cannot allocate memory for thread-local data": "glibc", "libgomp: Thread creation failed": "libgomp",
+}  # fmt: skip
+"""What a library says that ends the process itself, and its name. Threads that are still running can then fail in any way."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,9 @@ def ended(done: subprocess.CompletedProcess[str], same: bool) -> End:
     """The kind of an end. ``same`` is whether the files have the bytes of the run without a limit."""
     lines = done.stderr.strip().splitlines()
     said = next((line for line in reversed(lines) if line.startswith("mechprobe: ")), lines[-1] if lines else "")[:300]
+    library = next((name for words, name in _LIBRARIES.items() if words in done.stderr), None)
+    if library is not None and done.returncode not in (0, 2):
+        return End(library, said)
     if "Traceback" in done.stderr or "panicked at" in done.stderr:
         return End("traceback", said)
     if done.returncode == 0:
@@ -89,8 +94,7 @@ def ended(done: subprocess.CompletedProcess[str], same: bool) -> End:
         return End("sentence" if said.startswith("mechprobe: ") else "no sentence", said)
     if done.returncode < 0:
         return End(signal.Signals(-done.returncode).name, said)
-    library = next((name for start, name in _LIBRARIES.items() if said.startswith(start)), None)
-    return End(library or f"exit code {done.returncode}", said)
+    return End(f"exit code {done.returncode}", said)
 
 
 def ends(

@@ -22,7 +22,7 @@ def require(package: str, user: str) -> Any:
     """Import a package that only a part of mechprobe needs.
 
     Args:
-        package: Name of the module, which is also the name of the distribution with ``-`` in place of ``_``, or in `_PROJECTS`.
+        package: Name of the module. That of the distribution is its first part with ``-`` in place of ``_``, or in `_PROJECTS`.
         user: The part that needs it, for the message.
 
     Raises:
@@ -34,8 +34,9 @@ def require(package: str, user: str) -> Any:
     except ImportError as error:
         if is_out_of_memory(error):  # an installed library that could not be mapped
             raise
-        name = _PROJECTS.get(package, package.replace("_", "-"))
-        because = "" if getattr(error, "name", None) == package else f" ({error})"
+        top = package.partition(".")[0]
+        name = _PROJECTS.get(top, top.replace("_", "-"))
+        because = "" if getattr(error, "name", None) == top else f" ({error})"
         raise DependencyError(
             f"{user} needs the package {name}, which cannot be imported{because}; run `pip install {name}`."
         ) from None

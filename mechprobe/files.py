@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, JSON, and sha256 hashes."""
+"""Files that are written whole or not at all, JSON, tables, and sha256 hashes."""
 
 import errno
 import hashlib
@@ -7,10 +7,14 @@ import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from mechprobe.environment import require
 from mechprobe.errors import ArtifactError
 from sae_training import atomic
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:
@@ -122,3 +126,19 @@ def _exists(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return False
     return True
+
+
+def read_frame(path: Path, user: str) -> "pd.DataFrame":
+    """Read a table that mechprobe wrote as Parquet, in one thread: where the system refuses a thread, Arrow waits for it for ever.
+
+    Args:
+        path: The file.
+        user: The part that needs it, for the message.
+
+    Raises:
+        DependencyError: pandas or pyarrow is not installed.
+        OSError: The file is missing or damaged. `ValueError` and its kinds are possible, too.
+    """
+    require("pandas", user)
+    with require("pyarrow.parquet", user).ParquetFile(path) as file:
+        return file.read(use_threads=False).to_pandas(use_threads=False)

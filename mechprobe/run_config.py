@@ -165,7 +165,10 @@ class RunConfig(FrozenConfig):
         if isinstance(data.get("cache"), dict) and "text" in data["cache"]:
             raise ConfigError("cache.text cannot be set alone, because tasks use the same rule; set the section text.")
         cls(**{name: data[name] for name in SHARED if name in data})  # an error names the key that was given
-        made = cls(**_with_shared(data))
+        try:
+            made = cls(**_with_shared(data))
+        except ConfigError as error:
+            raise ConfigError(_by_section(str(error))) from None
         printable_models(made.models, "models")
         made._given.update(data)
         return made
@@ -294,6 +297,13 @@ def read_run_file(folder: Path | str) -> dict[str, Any]:
 def write_run_file(folder: Path | str, given: Mapping[str, Any]) -> None:
     """Write settings, as given, for `read_run_file`. The models keep their order, which is that of outcomes and tables."""
     write_json(Path(folder) / RUN_FILE, given, sort_keys=False)
+
+
+def _by_section(said: str) -> str:
+    """An error of the settings of a section; it names the section, as the file does, and not its class."""
+    named, colon, rest = said.partition(": ")
+    kinds = {getattr(field.annotation, "__name__", ""): section for section, field in RunConfig.model_fields.items()}
+    return f"[{kinds[named]}]{colon}{rest}" if named in kinds else said
 
 
 def _with_shared(data: dict[str, Any]) -> dict[str, Any]:

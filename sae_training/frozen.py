@@ -56,7 +56,7 @@ class FrozenConfig(BaseModel):
 
 def nearest_name(name: str, known: Iterable[str]) -> str | None:
     """The known name that is closest in spelling, or None if no name is close."""
-    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return matches[0] if matches else None
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from mechprobe.cli.import_room import check_room_for_openblas
 from mechprobe.errors import EndedElsewhereError, OutOfMemoryError, UserError, first_line, lack_of_memory
 
 # At its end Python would look for garbage in all of torch and transformers, for a second or two.
@@ -30,6 +31,7 @@ def _unless_memory(show: Callable[..., object], error: int | str) -> Callable[..
     return hook
 
 
+check_room_for_openblas()  # also in a worker, which loads the libraries again
 if "--multiprocessing-fork" in sys.orig_argv:  # a worker; the command that started it says that it was ended
     sys.excepthook = _unless_memory(sys.excepthook, 1)
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from mechprobe.data import hf_dataset
 from mechprobe.data.config import PromptsConfig
 from mechprobe.data.fields import Record, columns_to_read
-from mechprobe.errors import DependencyError, InputError, first_line
+from mechprobe.environment import require
+from mechprobe.errors import InputError, first_line
 from mechprobe.records import MAX_LINE_CHARS, read_jsonl, read_lines
 
 _BATCH_ROWS = 256
@@ -56,18 +57,14 @@ def _paragraphs(path: Path, field: str) -> Iterator[Record]:
 
 def _parquet(path: Path, config: PromptsConfig, also: Sequence[str]) -> Iterator[Record]:
     """Yield every row of a Parquet file, of which only the needed columns are read."""
-    try:
-        import pyarrow as arrow
-        from pyarrow import parquet
-    except ImportError:
-        raise DependencyError("Parquet files require pyarrow; run `pip install pyarrow`.") from None
+    arrow, parquet = (require(name, "A Parquet file") for name in ("pyarrow", "pyarrow.parquet"))
     if path.is_dir():
         raise InputError(f"{path} is a folder; give a Parquet file, or set prompts.format=dataset.")
     number = 0
     try:
         with parquet.ParquetFile(path) as file:
             columns = columns_to_read(config, file.schema_arrow.names, str(path), also)
-            for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
+            for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns, use_threads=False):
                 for fields in batch.to_pylist():
                     number += 1
                     yield Record(f"{path}: row {number}", number, fields)

@@ -7,9 +7,8 @@ from pydantic import Field
 
 from mechprobe.emergence.claim import Claim
 from mechprobe.emergence.overlap import SeedSpread, over_seeds
-from mechprobe.environment import require
 from mechprobe.errors import ArtifactError
-from mechprobe.files import read_json
+from mechprobe.files import read_frame, read_json
 from mechprobe.results import IntervalNumbers, Number, Result
 from mechprobe.stage_folder import require_stage
 
@@ -183,7 +182,7 @@ class Emergence(Result):
             raise ArtifactError(
                 f"{self.folder} has no table of arm '{arm}' and seed {seed}; the arms are {', '.join(self.arms)}."
             )
-        return require("pandas", "The feature table").read_parquet(self.folder / table_file(arm, int(chosen)))
+        return read_frame(self.folder / table_file(arm, int(chosen)), "The feature table")
 
     def over_seeds(self, arm: str) -> dict[str, SeedSpread]:
         """Overlaps of an arm over the seeds, by name.

@@ -44,7 +44,7 @@ def test_unknown_keys_name_the_nearest() -> None:
 )  # fmt: skip
 def test_an_error_names_the_key_that_was_written(override: str, message: str) -> None:
     """Pydantic adds the branch of a union to the key; the message must not."""
-    with pytest.raises(ConfigError, match=r"^\w+: " + re.escape(message)):
+    with pytest.raises(ConfigError, match=r"^(\w+|\[\w+\]): " + re.escape(message)):
         RunConfig.build(None, [override])
 
 
@@ -53,6 +53,11 @@ def test_errors_of_shared_settings_and_of_sections_name_the_run_configuration() 
         RunConfig.build(None, ["seed=-1"])
     with pytest.raises(ConfigError, match=r"^RunConfig: intervene = 5"):
         RunConfig.build(None, ["intervene=5"], extra={"intervene": {"features": "top:1"}})
+
+
+def test_an_error_of_a_section_names_the_section() -> None:
+    with pytest.raises(ConfigError, match=r"^\[select\]: unknown key 'features'; known keys: also, base, "):
+        RunConfig.build(None, ["select.features=top:3"])
 
 
 def test_overrides() -> None:

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from mechprobe.environment import require
-from mechprobe.files import read_json
+from mechprobe.files import read_frame, read_json
 from mechprobe.formatting import MISSING, same_decimals
 from mechprobe.results import Number, Result
 from mechprobe.stage_folder import require_stage
@@ -157,11 +156,11 @@ class WeightsResult(Result):
         shares of `Group`, ``kurtosis``, ``method`` (``exact`` or ``estimated``), ``k``, ``null_draws``, the errors, and every
         spectral number with ``_null``, ``_null_low`` and ``_null_high``. Vectors and unchanged matrices have no spectral numbers.
         """
-        return require("pandas", "The table of weights").read_parquet(self.folder / TABLE_FILE)
+        return read_frame(self.folder / TABLE_FILE, "The table of weights")
 
     def pairs_to_pandas(self) -> "pd.DataFrame":
         """One row per pair of models and weight: ``cosine``, and ``overlap_left`` and ``overlap_right`` with their null."""
-        return require("pandas", "The table of pairs").read_parquet(self.folder / PAIRS_FILE)
+        return read_frame(self.folder / PAIRS_FILE, "The table of pairs")
 
     @classmethod
     def load(cls, path: Path | str) -> "WeightsResult":

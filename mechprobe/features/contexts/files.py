@@ -183,7 +183,9 @@ def _reading(path: Path, *texts: str) -> Iterator[Iterator[Any]]:
     """Yield the row groups of a file as record batches."""
     parquet = require("pyarrow.parquet", "The explorer")
     with _readable(path), parquet.ParquetFile(path, read_dictionary=[f"{name}.list.element" for name in texts]) as file:
-        groups = (file.read_row_group(number).combine_chunks() for number in range(file.num_row_groups))
+        groups = (
+            file.read_row_group(number, use_threads=False).combine_chunks() for number in range(file.num_row_groups)
+        )
         yield (table.to_batches()[0] for table in groups if len(table))
 
 

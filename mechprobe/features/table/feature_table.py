@@ -22,7 +22,7 @@ from mechprobe.features.table.collect import Collected, RowStore, TopRows, colle
 from mechprobe.features.table.intervals import class_intervals
 from mechprobe.features.table.norms import decoder_cosine, decoder_shift, mas, nrn
 from mechprobe.features.table.sums import FeatureSums
-from mechprobe.files import write_bytes
+from mechprobe.files import read_frame, write_bytes
 from mechprobe.progress import activity
 from sae_training import Crosscoder
 
@@ -137,10 +137,8 @@ class FeatureTable(Displayed):
         """
         folder = Path(folder)
         summary = FeatureSummary.load(folder / SUMMARY_FILE)
-        pd = _pandas()
         try:
-            frame = pd.read_parquet(folder / TABLE_FILE)
-            rows = pd.read_parquet(folder / TOP_ROWS_FILE)
+            frame, rows = (read_frame(folder / name, "The feature table") for name in (TABLE_FILE, TOP_ROWS_FILE))
         except (OSError, ValueError) as error:
             text = f"The feature table in {folder} cannot be read ({error}); make it again with --force."
             raise ArtifactError(text) from None

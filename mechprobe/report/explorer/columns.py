@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from mechprobe.environment import require
 from mechprobe.errors import ArtifactError
+from mechprobe.files import read_frame
 from mechprobe.report.run_files import RunFiles
 from mechprobe.selection.agnostic import relative_values
 from mechprobe.selection.result import SCORES_FILE
@@ -63,7 +63,7 @@ def feature_columns(files: RunFiles) -> FeatureColumns:
     """
     path = files.layout.features / "table.parquet"
     try:
-        frame = require("pandas", "The explorer").read_parquet(path)
+        frame = read_frame(path, "The explorer")
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{path} cannot be read ({error}); make it again with --force.") from None
     frame = frame.loc[~frame["dead"]].reset_index(drop=True)

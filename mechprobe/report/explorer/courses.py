@@ -14,8 +14,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from mechprobe.emergence.result import RESULT_FILE, table_file
-from mechprobe.environment import require
-from mechprobe.files import read_json
+from mechprobe.files import read_frame, read_json
 from mechprobe.report.explorer.weights import Decoders
 from mechprobe.report.run_files import RunFiles
 from mechprobe.stage_folder import MANIFEST, read_manifest
@@ -94,7 +93,7 @@ def _courses(files: RunFiles, features: Int[ndarray, " live"], settings: dict[st
         folder = layout.checkpoints / f"{name}_seed{course['seed']}"
         if not (folder / MANIFEST).is_file():
             continue
-        frame = require("pandas", "The explorer").read_parquet(layout.emergence / table_file(arm, course["seed"]))
+        frame = read_frame(layout.emergence / table_file(arm, course["seed"]), "The explorer")
         alive = frame.loc[frame["alive"], "feature"].to_numpy()
         other, key = Decoders(folder), (folder, alive.tobytes())
         if key not in found:  # arms that were trained together can have the same features
