@@ -1,5 +1,6 @@
 """An SAE of one model, trained with sae-lens: the baseline for a crosscoder's slice."""
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
@@ -10,6 +11,7 @@ from einops import rearrange
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from sae_training import atomic
 from sae_training.errors import SaeTrainingError
 from sae_training.export import require_sae_lens
 from sae_training.importing.single_sae import SingleSae, import_sae
@@ -105,7 +107,10 @@ def train_sae_baseline(
     trainer.sae.fold_activation_norm_scaling_factor(1.0 / scale)
     for name, value in (metadata or {}).items():
         trainer.sae.cfg.metadata[name] = value
-    trainer.sae.to("cpu").save_inference_model(Path(out))
+    _, settings = trainer.sae.to("cpu").save_inference_model(Path(out))
+    # sae-lens writes keys in the order of a set, which differs from process to process
+    written = json.loads(settings.read_text(encoding="utf-8"))
+    atomic.write_bytes(settings, json.dumps(written, sort_keys=True).encode())
     return import_sae(out)
 
 

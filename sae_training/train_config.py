@@ -148,6 +148,11 @@ class TrainConfig(SharedTrainConfig):
         return self.batch_size * self.accumulation
 
     @property
+    def trained_tokens(self) -> int:
+        """Tokens of all steps: ``n_tokens``, up to a full step."""
+        return -(-self.n_tokens // self.step_tokens) * self.step_tokens
+
+    @property
     def dead_window(self) -> int:
         """Number of tokens without firing after which a latent is dead."""
         if self.dead_after_tokens is not None:

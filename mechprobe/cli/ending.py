@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from mechprobe.cli.import_room import check_room_for_openblas
+from mechprobe.cli.limited_memory import check_room_for_openblas, watched
 from mechprobe.errors import EndedElsewhereError, OutOfMemoryError, UserError, first_line, lack_of_memory
 
 # At its end Python would look for garbage in all of torch and transformers, for a second or two.
@@ -37,10 +37,18 @@ if "--multiprocessing-fork" in sys.orig_argv:  # a worker; the command that star
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 2 an error that the user can fix, 130 interrupted."""
+    """Run one command and return its exit code: 0 done, 2 an error that the user can fix, 130 interrupted.
+
+    Args:
+        argv: Its arguments; None takes those of this process.
+    """
+    return watched(lambda: _ended(sys.argv[1:])) if argv is None else _ended(argv)
+
+
+def _ended(argv: Sequence[str]) -> int:
     try:
         with _quiet_without_memory():
-            return _run(list(sys.argv[1:] if argv is None else argv))
+            return _run(list(argv))
     except EndedElsewhereError as error:
         return error.exit_code
     except KeyboardInterrupt:

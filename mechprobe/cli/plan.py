@@ -108,6 +108,8 @@ def bench(calibrate: Calibrate = False, device: Device = "cpu", out: Out = None,
         raise ConfigError("bench does one thing: give --calibrate. Scripts in benchmarks/ measure the rest.")
     place = out or default_place()
     require_creatable(place.parent)
+    if place.is_dir():
+        raise ConfigError(f"{place} is a folder; give the path of a file with --out.")
     with activity(f"measuring {device}"):
         rates = measure(device)
     rates.save(place)

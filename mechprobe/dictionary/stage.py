@@ -74,7 +74,7 @@ def train_crosscoder(
         crosscoder = Crosscoder(config, rows).to(device)
         if config.reads == "activations":  # the scale of a difference is measured on the first batches
             crosscoder.set_scale(torch.stack([store.scale(each) for each in sites], dim=1).flatten().to(device))
-        progressing = progress(train_config.n_tokens, "training", unit="tokens")
+        progressing = progress(train_config.trained_tokens, "training", unit="tokens")
         with needing_memory("Training", _SMALLER), batches, progressing as advance:
             line = ProgressLine(advance, config)
             result = train(

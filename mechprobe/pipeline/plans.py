@@ -11,6 +11,7 @@ from mechprobe.formatting import byte_size
 from mechprobe.pipeline.dictionaries import plan_dictionary_seeds
 from mechprobe.pipeline.run import Run
 from mechprobe.pipeline.upstream import missing_stages
+from mechprobe.planning.machine import rates_here
 from mechprobe.run_layout import CHAIN
 from mechprobe.stage_folder import Stage
 
@@ -63,8 +64,7 @@ def plan_run(run: Run, n_dictionaries: int | None = None) -> Plan:
     lines = [
         f"models       {', '.join(f'{name} ({path})' for name, path in models.items())}",
         f"tasks        {', '.join(f'{name} {n}' for name, n in samples.items())}",
-        f"cache        {cache.lines[0]}",
-        f"cache time   {cache.lines[1]}",
+        f"cache        {'; '.join(cache.lines)}",
         f"run folder   {run.folder}",
     ]
     data = {"stages": [place.name for place in CHAIN], "models": models, "tasks": samples, "cache": cache.data}
@@ -84,7 +84,7 @@ def plan_localize(run: Run) -> Plan:
 
 
 def plan_cache_stage(run: Run) -> Plan:
-    """Rows, bytes and time of the store.
+    """Rows and bytes of the store; its time, from a probe of the models, where this machine is not calibrated.
 
     Raises:
         StoreError: The store would not fit on the disk.
@@ -95,15 +95,15 @@ def plan_cache_stage(run: Run) -> Plan:
     from mechprobe.data.sources import as_prompts
 
     cache = run.config.cache
-    known = bool(cache.sites) or not run.config.tasks.file
-    sites = cache.sites if known else (str(run.family.sites()[-1]),)
+    sites = cache.sites if cache.sites or not run.config.tasks.file else (str(run.family.sites()[-1]),)
     prepared = prepare_prompts(run.family, as_prompts(run.config.prompt_source()), cache.replace(sites=sites))
     plan = plan_of(run.family, prepared, run.layout.cache)
     plan.require_space()
-    estimate = estimate_time(run.family, prepared)
-    data = {**plan.to_json(), "time": asdict(estimate)}
-    missing = missing_stages(run, "cache")
-    lines = [str(plan), str(estimate), *(["localize would be run first, to choose the site"] if missing else [])]
+    data, missing, lines = plan.to_json(), missing_stages(run, "cache"), [str(plan)]
+    if not rates_here(run.config.device)[1]:
+        estimate = estimate_time(run.family, prepared)
+        data, lines = {**data, "time": asdict(estimate)}, [*lines, str(estimate)]
+    lines += ["localize would be run first, to choose the site"] * bool(missing)
     return Plan("cache", run.layout.cache, lines, data, tuple(missing))
 
 

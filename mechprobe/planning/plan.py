@@ -33,6 +33,7 @@ class RunPlan:
         costs: One per stage, in order.
         shapes: Model name to its sizes.
         work: What was counted or assumed.
+        stored_rows: Tokens that stay in the store.
         rates: The device.
         devices: Number of devices.
         dtype: dtype of the models.
@@ -41,6 +42,7 @@ class RunPlan:
     costs: Sequence[StageCost]
     shapes: Mapping[str, ModelShape]
     work: Workload
+    stored_rows: int
     rates: Rates
     devices: int
     dtype: str
@@ -59,7 +61,7 @@ class RunPlan:
         return [
             "models  " + "; ".join(f"{name} ({size})" for name, size in sizes.items()) + f"; {self.dtype}",
             f"device  {device}, {byte_size(self.rates.memory)}, rates {self.rates.source}",
-            f"work    {self.work.prompts:,} prompts, {self.work.rows:,} tokens in the store, {self.work.samples:,} task prompts",
+            f"work    {self.work.prompts:,} prompts, {self.stored_rows:,} tokens in the store, {self.work.samples:,} task prompts",
         ]
 
     def _foot(self) -> list[str]:
@@ -148,7 +150,7 @@ def plan_config(
     with countable():
         work = count_work(config, layout, tokenizers, depth, (assumed or Assumed()).within(context))
         scene = Scene(config, shapes, work, rates, devices)
-        return RunPlan(stage_costs(scene), shapes, work, rates, devices, scene.dtype)
+        return RunPlan(stage_costs(scene), shapes, work, scene.stored_rows, rates, devices, scene.dtype)
 
 
 def _shape(name: str, path: str) -> ModelShape:
@@ -156,6 +158,8 @@ def _shape(name: str, path: str) -> ModelShape:
     place = Path(path).expanduser()
     if place.is_dir():
         return ModelShape.of_file(place)
+    if place.is_absolute() or path.startswith((".", "~")):
+        raise ModelError(f"Model {name}: {path} does not exist; give a model folder, or --model-config FILE.")
     from transformers import AutoConfig
 
     from mechprobe.models.checkpoint_fit import quietly

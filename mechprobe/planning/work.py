@@ -143,6 +143,7 @@ def count_work(
 
     Raises:
         ConfigError: The text rule does not fit the tokenizers.
+        InputError: A file of prompts or tasks is damaged.
     """
     notes: list[str] = (
         [] if tokenizers else [f"No tokenizer is at hand; a token is taken to have {_CHARACTERS} characters."]
@@ -232,8 +233,7 @@ def _prompts(config: RunConfig, count: Counter, assumed: Assumed, notes: list[st
         some = in_order(prompts, range(min(_SAMPLED, len(prompts))), all_needed=False)
         lengths = [min(count(prompt), limit) for _, prompt in some]
     except (MechprobeError, OSError) as error:
-        if is_out_of_memory(error):
-            raise
+        _require_unreadable(config.prompts.file, error)
         n, length = assumed.prompts, min(assumed.prompt_tokens, limit)
         if config.cache.max_tokens is not None:
             n = max(1, config.cache.max_tokens // length)
@@ -250,14 +250,19 @@ def _tasks(
         tasks = [task.take(config.evaluate.n_per_task) for task in config.load_tasks()]
         lengths = [count(prompt) for task in tasks for sample in task.samples for prompt in prompts_of(task, sample)]
     except (MechprobeError, OSError) as error:
-        if is_out_of_memory(error):
-            raise
+        _require_unreadable(config.tasks.file, error)
         per_task = config.evaluate.n_per_task or assumed.samples
         notes.append(
             f"{assumed.tasks} tasks of {per_task:,} prompts of {assumed.prompt_tokens:,} tokens are assumed, because: {error}"
         )
         return [], assumed.tasks * per_task, [assumed.prompt_tokens]
     return split_tasks(tasks, seed=config.select.seed), len(lengths) * config.tasks.sampling.n, lengths
+
+
+def _require_unreadable(file: str, error: Exception) -> None:
+    """Raise the error of reading a file, unless there is no such file, which a plan may assume; a damaged one would end the run."""
+    if is_out_of_memory(error) or (file and Path(file).expanduser().exists()):
+        raise error
 
 
 def _made(layout: RunLayout) -> dict[str, dict[str, int]]:

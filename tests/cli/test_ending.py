@@ -1,6 +1,8 @@
 """What a command says when memory, threads or the disk run out, at whatever depth."""
 
 import errno
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -180,3 +182,89 @@ def test_numpy_says_the_size() -> None:
     with pytest.raises(MemoryError) as caught:
         np.empty((1 << 45,))
     assert is_out_of_memory(caught.value)
+
+
+_NUMPY = """
+import resource
+from pathlib import Path
+from mechprobe.cli.limited_memory import check_room_for_openblas
+
+line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmSize"))
+resource.setrlimit(resource.RLIMIT_AS, ((int(line.split()[1]) << 10) + ({room} << 20),) * 2)
+check_room_for_openblas()
+import numpy
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit of the address space is Linux's")
+@pytest.mark.parametrize(("room", "enough"), [(100, False), (4096, True)])
+def test_openblas_is_not_loaded_where_it_would_try_for_ever(room: int, enough: bool) -> None:
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "2"}
+    done = subprocess.run(
+        [sys.executable, "-c", _NUMPY.format(room=room)],
+        env=environment, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode == 0) is enough
+    assert enough or done.stderr.splitlines()[-1].endswith(
+        "memory ran out: numpy needs 144 MiB of address space to load. Raise the limit (`ulimit -v`), or set "
+        "OPENBLAS_NUM_THREADS=1, and run the same command again."
+    )
+
+
+_LIMITED = """
+import os, sys, time
+from mechprobe.cli import ending
+
+{setup}
+sys.exit(ending.main())
+"""
+
+
+def limited(setup: str, *arguments: str) -> subprocess.Popen[str]:
+    """A command under a limit of the address space that suffices."""
+    import resource
+
+    size = 1 << 33
+    return subprocess.Popen(
+        [sys.executable, "-c", _LIMITED.format(setup=setup), *arguments],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (size, size)),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit of the address space is Linux's")
+@pytest.mark.parametrize(
+    ("end", "how"), [("os.abort()", "SIGABRT"), ("os._exit(1)", "exit code 1"), ("os.kill(os.getpid(), 11)", "SIGSEGV")]
+)
+def test_a_library_that_ends_the_command_is_one_sentence(end: str, how: str) -> None:
+    command = limited(f"ending._run = lambda argv: {end}", "doctor")
+    _, said = command.communicate(timeout=60)
+    assert command.returncode == 2
+    assert said == (
+        f"mechprobe: a library ended the command ({how}), as some do where memory runs out. Raise the limit of the address "
+        "space (`ulimit -v`), or lower the batch size, and run the same command again.\n"
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit of the address space is Linux's")
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"), [(["--help"], 0, ""), (["unknown"], 2, "mechprobe: No such command 'unknown'")]
+)
+def test_a_limited_command_ends_as_any(arguments: list[str], code: int, said: str) -> None:
+    command = limited("", *arguments)
+    out, error = command.communicate(timeout=60)
+    assert command.returncode == code
+    assert error.startswith(said)
+    assert bool(out) is (code == 0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit of the address space is Linux's")
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, -15), (signal.SIGINT, 130), (signal.SIGHUP, -1)])
+def test_signals_reach_a_limited_command(sent: signal.Signals, code: int) -> None:
+    wait = "print('ready', flush=True) or time.sleep(60)"
+    command = limited(f"ending._run = lambda argv: {wait}", "doctor")
+    assert command.stdout is not None
+    assert command.stdout.readline() == "ready\n"
+    command.send_signal(sent)
+    command.communicate(timeout=30)
+    assert command.returncode == code

@@ -1,6 +1,7 @@
 """Training from a store: held-out metrics, reuse of finished folders, and resuming to the same weights."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -197,3 +198,30 @@ def test_the_progress_line_counts_every_step_and_shows_every_model(store: Activa
     assert meter.done == 500
     assert meter.rate == pytest.approx(20)
     assert meter.fields == {"l0": 7.5, "fve": "base 0.500 sft - rl 0.250", "dead": "12.5%"}
+
+
+def test_the_progress_ends_at_its_total(
+    store: ActivationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mechprobe.dictionary import stage as module
+
+    totals, counts = list[int](), list[int]()
+
+    class Counts(ProgressLine):
+        def __init__(self, *_: object) -> None: ...
+
+        def __call__(self, metrics: dict[str, Any]) -> None: ...
+
+        def count(self, tokens: int) -> None:
+            counts.append(tokens)
+
+    def progress(total: int, *_: Any, **_options: Any) -> Any:
+        totals.append(total)
+        return nullcontext(None)
+
+    monkeypatch.setattr(module, "ProgressLine", Counts)
+    monkeypatch.setattr(module, "progress", progress)
+    settings = SETTINGS.replace(n_tokens=2100)  # not a number of whole steps
+    train_crosscoder(store, *settings.resolve(store), tmp_path / "crosscoder", pool_rows=1000)
+    assert totals == [2200]
+    assert counts[-1] == 2200

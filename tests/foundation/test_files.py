@@ -3,12 +3,15 @@
 import errno
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from mechprobe.errors import ArtifactError
-from mechprobe.files import dump_json, read_json, remove_partial_files, write_bytes, write_json
+from mechprobe.files import dump_json, read_frame, read_json, remove_partial_files, write_bytes, write_json
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,3 +67,33 @@ def test_partial_files_and_folders_are_removed_at_every_depth(tmp_path: Path) ->
     remove_partial_files(tmp_path)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "deep" / "whole.txt"]
     assert not list(tmp_path.rglob("*.partial"))
+
+
+_READ = """
+import resource, sys, threading
+from pathlib import Path
+from mechprobe.files import read_frame
+
+path = Path(sys.argv[1])
+read_frame(path, "This test")  # loads the libraries
+import pyarrow
+pyarrow.set_cpu_count(4)
+line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmSize"))
+resource.setrlimit(resource.RLIMIT_AS, ((int(line.split()[1]) << 10) + (6 << 20),) * 2)  # less than the stack of a thread
+try:
+    threading.Thread(target=print).start()
+except RuntimeError:
+    print(read_frame(path, "This test").to_csv(index=False))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit of the address space is Linux's")
+def test_a_table_is_read_where_no_thread_can_start(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"feature": [0, 1, 2], "fve": [0.5, 0.25, 0.125], "name": ["a", "b", "c"]})
+    write_bytes(tmp_path / "t.parquet", frame.to_parquet(index=False))
+    pd.testing.assert_frame_equal(read_frame(tmp_path / "t.parquet", "This test"), frame)
+    done = subprocess.run(
+        [sys.executable, "-c", _READ, str(tmp_path / "t.parquet")],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.stdout.strip() == frame.to_csv(index=False).strip(), done.stderr

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import plan_against_runs
 from mechprobe.cli import main
+from mechprobe.errors import InputError, ModelError
 from mechprobe.planning import formulas
 from mechprobe.planning.beside import SIDE, dictionary_seeds
 from mechprobe.planning.cards import CARDS
@@ -158,3 +159,32 @@ def test_the_table_names_what_misses_the_limit() -> None:
     assert plan_against_runs.line_of("cache", row)[-1] == "memory"
     report = {"families": {"lab": {"cache": row}}, "machine": {"cpu": "x", "cores": 2}, "settings": {"threads": 1}}
     assert "| cache | 2,000 / 1,000 | +100% |" in plan_against_runs.markdown(report)
+
+
+def test_a_stream_leaves_the_rows_that_it_keeps_in_the_store() -> None:
+    config = RunConfig.build(READY / "llama3_1_8b.toml", ["train_sae.mode=stream"])
+    plan = plan_config(config, H100, model_config=LLAMA)
+    assert plan.work.rows > plan.stored_rows == 2 * config.train_sae.kept.rows  # pyright: ignore[reportOptionalMemberAccess]
+    assert f"{plan.stored_rows:,} tokens in the store" in plan.lines[2]
+
+
+@pytest.mark.parametrize("key", ["prompts", "tasks"])
+def test_a_damaged_file_is_refused_and_a_missing_one_is_assumed(key: str, tmp_path: Path) -> None:
+    file, given = tmp_path / "some.jsonl", [f"{key}.file={tmp_path / 'some.jsonl'}"]
+    plan = plan_config(RunConfig.build(READY / "llama3_1_8b.toml", given), H100, model_config=LLAMA)
+    assert any(f"are assumed, because: {file} does not exist" in note for note in plan.work.notes)
+    file.write_text('{"prompt": "1+1=", "answer": "2"}\n{"prompt":\n', encoding="utf-8")
+    with pytest.raises(InputError, match=r"some\.jsonl:2 is not a JSON object"):
+        plan_config(RunConfig.build(READY / "llama3_1_8b.toml", given), H100, model_config=LLAMA)
+
+
+@pytest.mark.parametrize("path", ["/nowhere/model", "./nowhere", "~/nowhere"])
+def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub(path: str) -> None:
+    config = RunConfig.build(READY / "llama3_1_8b.toml", models={"base": path})
+    with pytest.raises(ModelError, match=rf"^Model base: .*{Path(path).name} does not exist; give a model folder"):
+        plan_config(config, H100)
+
+
+def test_a_calibration_is_not_measured_for_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--calibrate", "--out", str(tmp_path)]) == 2
+    assert f"{tmp_path} is a folder; give the path of a file with --out." in capsys.readouterr().err

@@ -141,7 +141,8 @@ def _sae_of(folder: Path, plan: BaselinePlan, name: str, device: str) -> SingleS
     batches = store.batches(
         plan.training.batch_size, plan.batch_seed, site=plan.site, epochs=None, pool_rows=plan.pool_rows
     ).to(device)
-    with progress(plan.training.n_tokens, f"SAE of {name}", unit="tokens") as advance:
+    n_tokens = plan.training.n_steps * plan.training.batch_size
+    with progress(n_tokens, f"SAE of {name}", unit="tokens") as advance:
         sae = train_sae_baseline(
             batches,
             plan.training,

@@ -167,7 +167,7 @@ class NullDictionaries:
         crosscoder.set_scale(view.scale())
         schedule = training.schedule
         batches = null_batches(view, schedule.batch_size, schedule.seed, pool_rows=training.pool_rows)
-        with progress(schedule.n_tokens, f"training {name}", unit="tokens") as advance:
+        with progress(schedule.trained_tokens, f"training {name}", unit="tokens") as advance:
             show = ProgressLine(advance, crosscoder.config)
             train(crosscoder, batches, schedule, out=self.folder / name, on_log=show, on_step=show.count)
         if rows is None and config.max_rows is not None:
