@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from mechprobe.cli.limited_memory import check_room_for_openblas, watched
+from mechprobe.cli.limited_memory import check_room_for_openblas, is_limited, watched
 from mechprobe.errors import EndedElsewhereError, OutOfMemoryError, UserError, first_line, lack_of_memory
 
 # At its end Python would look for garbage in all of torch and transformers, for a second or two.
@@ -86,6 +86,8 @@ def _run(argv: list[str]) -> int:
 def _sentence(error: BaseException) -> str | None:
     """The message for an error that the user can fix; None for a defect of mechprobe."""
     lack = lack_of_memory(error)
+    if lack is None and isinstance(error, SystemError) and is_limited():  # C code that lost the error of an allocation
+        lack = error
     if isinstance(error, OutOfMemoryError) or (isinstance(error, UserError) and lack is None):
         return str(error)
     if isinstance(error, UserError) and lack is not None:  # it may blame a file that is sound

@@ -17,6 +17,8 @@ _CHILD = "MECHPROBE_WATCHED"
 """Environment variable: the descriptor of the pipe on which a watched process sends its exit code."""
 _OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Signals by which others end a process."""
+_PR_SET_PDEATHSIG = 1
+"""Linux: a process gets a signal when the one that started it ends."""
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _WITH_OPENBLAS = (("numpy._core._multiarray_umath",), ("scipy.linalg._fblas", "scipy.special._ufuncs"))
 """The modules that load an OpenBLAS: that of numpy, and that of scipy."""
@@ -47,7 +49,7 @@ class RoomForOpenBlas:
 
 def check_room_for_openblas() -> None:
     """Check from now on, where the address space of this process has a limit."""
-    if _is_limited() and RoomForOpenBlas not in sys.meta_path:
+    if is_limited() and RoomForOpenBlas not in sys.meta_path:
         sys.meta_path.insert(0, RoomForOpenBlas)
 
 
@@ -68,31 +70,38 @@ def watched(command: Callable[[], int]) -> int:
         finally:
             os.write(int(told), bytes([code]))
         return code
-    if not _is_limited() or "RANK" in os.environ:  # a launcher watches its processes itself
+    if not is_limited() or "RANK" in os.environ:  # a launcher watches its processes itself
         return command()
     return _watch()
 
 
 def _watch() -> int:
     """Start this process again, pass signals on to it, and tell how it ended."""
+    import ctypes
     import subprocess
+
+    system = ctypes.CDLL(None)
+
+    def begin() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        system.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
     reader, writer = os.pipe()
     # The terminal sends Ctrl-C to both; what others send to this process alone is passed on.
     signal.pthread_sigmask(signal.SIG_BLOCK, {*_PASSED_ON, signal.SIGCHLD})
     child = subprocess.Popen(
         [sys.executable, *sys.orig_argv[1:]],
-        env={**os.environ, _CHILD: str(writer)}, pass_fds=(writer,),
-        preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, ()),
+        env={**os.environ, _CHILD: str(writer)}, pass_fds=(writer,), preexec_fn=begin,
     )  # fmt: skip
     os.close(writer)
     while child.poll() is None:
         found = signal.sigwaitinfo({*_PASSED_ON, signal.SIGCHLD})
         if found.si_signo != signal.SIGCHLD and found.si_code <= 0:  # not from the kernel
             child.send_signal(found.si_signo)
-    said = os.read(reader, 1)
-    if said:
-        return said[0]
+    os.set_blocking(reader, False)  # workers of an ended process may hold the pipe
+    with suppress(BlockingIOError):
+        if said := os.read(reader, 1):
+            return said[0]
     ended = signal.Signals(-child.returncode) if child.returncode < 0 else None
     if ended is not None and ended in _OUTSIDE:
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -107,7 +116,8 @@ def _watch() -> int:
     return 2
 
 
-def _is_limited() -> bool:
+def is_limited() -> bool:
+    """Whether the address space of this process has a limit."""
     if sys.platform != "linux":  # others have no such limit, or do not enforce it
         return False
     import resource

@@ -6,8 +6,10 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -268,3 +270,19 @@ def test_signals_reach_a_limited_command(sent: signal.Signals, code: int) -> Non
     command.send_signal(sent)
     command.communicate(timeout=30)
     assert command.returncode == code
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit of the address space is Linux's")
+def test_a_limited_command_ends_with_the_process_that_watches_it() -> None:
+    wait = "print(os.getpid(), flush=True) or time.sleep(60)"
+    command = limited(f"ending._run = lambda argv: {wait}", "doctor")
+    assert command.stdout is not None
+    place = Path("/proc") / command.stdout.readline().strip()
+    assert place.is_dir()
+    command.kill()
+    command.communicate(timeout=30)
+    for _ in range(100):
+        if not place.is_dir():
+            break
+        time.sleep(0.1)
+    assert not place.is_dir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,6 +54,8 @@ def test_the_same_seed_gives_the_same_bytes_and_leaves_the_global_generator_alon
     assert torch.equal(torch.get_rng_state(), state)
     first, second, other = ((tmp_path / name / "sae_weights.safetensors").read_bytes() for name in "abc")
     assert first == second != other
+    settings = (tmp_path / "a" / "cfg.json").read_text()
+    assert settings == json.dumps(json.loads(settings), sort_keys=True)  # sae-lens takes the order of a set
 
 
 @pytest.mark.parametrize("n_tokens", [128, 129, 700])
