@@ -1,5 +1,6 @@
 """The result of the ``drift`` stage: the typed content of ``divergence.json``, and the sums beside it."""
 
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -157,7 +158,16 @@ class DivergenceResult(Result):
     def find(self, **fields: Any) -> list[DivergenceRow]:
         """The rows with the given fields, such as ``model="rl", metric="kl", by="skill"``; without ``by`` those of ``all``."""
         wanted = {"by": "all", **fields}
-        return [row for row in self.rows if all(getattr(row, name) == value for name, value in wanted.items())]
+        rows = self._by_part.get((wanted.pop("by"), wanted.pop("metric")), []) if "metric" in wanted else self.rows
+        return [row for row in rows if all(getattr(row, name) == value for name, value in wanted.items())]
+
+    @cached_property
+    def _by_part(self) -> dict[tuple[str, str], list[DivergenceRow]]:
+        """The rows by breakdown and metric, because reports look up every number."""
+        found: dict[tuple[str, str], list[DivergenceRow]] = {}
+        for row in self.rows:
+            found.setdefault((row.by, row.metric), []).append(row)
+        return found
 
     def interval(
         self, model: str, metric: str, *, source: str = "own", by: str = "all", group: str = "all"
