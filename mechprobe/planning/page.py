@@ -16,16 +16,16 @@ _DRAWN = {
 _LEAST_LINES = 2
 """Lines of a training log that make a curve."""
 _OVER_STEPS = ("dynamics", "sweep", "logprobs")
-_MARKS = 1.8
+_STEP = "@step_"
+_MARKS = 1.5
 """How many times as long a figure takes as one of the calibration, which has fewer marks and no text alternative (ours)."""
 _VALUES, _ROWS = 3, 25
 """Bytes in memory for a byte of a result file: of values, and of the rows of side stages, which are objects and are read for a page and
 for the timeline (ours)."""
 _ROW_BYTES = 600
 """Bytes of the rows of side stages that take as long to resample and to list as a response takes to be judged (ours)."""
-_CONTEXTS, _WRITTEN = 13, 0.2
-"""Contexts of a feature: five of highest activation, and up to eight random ones; and the time that the explorer takes to write one,
-as a share of that of judging a response (ours)."""
+_WRITTEN = 0.8
+"""Time that the explorer takes to write a feature, as a share of that of judging a response (ours)."""
 
 
 def report_cost(
@@ -43,7 +43,7 @@ def report_cost(
     """
     units, (n_figures, n_axes) = rates.units, figures
     drawing = _MARKS * (n_figures * units["figure"] + (n_axes - n_figures) * units["chart"])
-    explorer = n_features * _CONTEXTS * _WRITTEN * units["record"]
+    explorer = n_features * _WRITTEN * units["record"]
     timeline = row_bytes / _ROW_BYTES * units["record"]
     held = rates.holds("page") + _VALUES * n_bytes + _ROWS * row_bytes
     read = n_bytes + row_bytes
@@ -89,7 +89,10 @@ def _figures_of(layout: RunLayout) -> tuple[int, int]:
         drawn += [(1, 1)] if settings.get("doses") else []
         drawn += [(2, 4)] if settings.get("sizes") else []  # the share of the ceiling, and faithfulness
         drawn += [(0, len(tasks) - 1)]  # ceilings have axes for each task
-    if any(name in found for name in _OVER_STEPS):
+    models = (
+        name for manifest in found.values() for name in (*manifest["models"], *(manifest["config"].get("models") or ()))
+    )
+    if "emergence" in found or any(_STEP in name for name in models):
         drawn.append((2, 7))  # the timeline, and the order of changes
     return sum(n for n, _ in drawn), sum(n for _, n in drawn)
 
