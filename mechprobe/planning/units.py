@@ -240,5 +240,5 @@ def _figures() -> tuple[float, float]:
         for form in ("svg", "png", "pdf"):
             figure.savefig(io.BytesIO(), format=form)
 
-    one, four = (typical(lambda n=n: draw(n)) for n in (1, 4))
+    one, four = (typical(lambda n=n: draw(n), seconds=1.5) for n in (1, 4))
     return one, max(0.0, (four - one) / 3)
