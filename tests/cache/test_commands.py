@@ -1,6 +1,7 @@
 """The commands `cache`, `train-sae` and `store`: what they print, what they write, and how they end."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,9 @@ from safetensors.numpy import load_file
 
 from mechprobe.cache.store.activation_store import ActivationStore
 from mechprobe.cli import main
+from mechprobe.planning.cards import CARDS
+from mechprobe.planning.machine import device_name
+from mechprobe.planning.rates import Rates
 
 SITE = "resid_post.1"
 
@@ -138,6 +142,27 @@ def test_the_time_estimate_counts_models_and_tokens(llama_family: dict[str, Path
     assert 0 < many.seconds <= many.most_seconds
     loads = 2 * sum(rate.load_s for rate in few.rates.values())
     assert few.seconds > loads
+
+
+def test_a_dry_run_has_one_time(
+    llama_family: dict[str, Path],
+    prompts: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """That of the calibration, or without one that of a probe."""
+    call = ["cache", *models(llama_family), "--prompts", str(prompts), "--sites", SITE, "--out", str(tmp_path / "c")]
+    for calibrated in (False, True):
+        place = tmp_path / f"{calibrated}.json"
+        monkeypatch.setenv("MECHPROBE_CALIBRATION", str(place))
+        if calibrated:
+            rates = Rates.of_card(CARDS["H100"])
+            replace(rates, device="cpu", source="measured", name=device_name("cpu"), context=0, made={}).save(place)
+        assert main([*call, "--dry-run", "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert ("time" in found) is not calibrated
+        assert (found["cost"][0]["seconds"] is not None) is calibrated
 
 
 @pytest.mark.parametrize(
