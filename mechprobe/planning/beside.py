@@ -25,6 +25,8 @@ _STANDIN_TOKENS = 64
 """Longest response to a benchmark that sets none."""
 _DRIFT_CHUNKS = 5
 """Chunks of logits or log-probabilities in float32 that `drift` holds at a time."""
+_READ_OUTCOME = 0.2
+"""Time to read an outcome, as a share of that to judge a response (ours)."""
 
 
 def _drift(scene: Scene, plan: Plan) -> StageCost:
@@ -75,7 +77,7 @@ def _logprobs(scene: Scene, plan: Plan) -> StageCost:
     response = plan.get("tokens") or min(work.samples, config.max_prompts or work.samples) * 3 * work.response
     traces = plan.get("traces") or max(1, round(response / max(1.0, work.response)))
     meter = scene.meter("logprobs", "models", "figures", opened=len(shapes))
-    meter.work("record", len(scene.shapes) * work.samples)
+    meter.work("record", _READ_OUTCOME * len(scene.shapes) * work.samples)
     meter.work("prompt", 2 * traces)
     tokens = response + traces * work.task_tokens
     for shape in shapes.values():
