@@ -246,7 +246,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
             "logprobs.writers (rl) chooses evaluated responses",
         ),
         (["--traces", str(traces), "--evals", str(tmp_path / "nope")], "nope does not exist"),
-        (["--traces", str(traces), "--set", "logprobs.draws=1"], "LogprobsConfig: draws = 1"),
+        (["--traces", str(traces), "--set", "logprobs.draws=1"], "[logprobs]: draws = 1"),
         (["--traces", str(traces), "--set", "emergence.base=nobody"], "emergence.base is 'nobody'"),
     ):
         assert main(["logprobs", *models(checkpoint_family), "--run", str(out), *given]) == 2
