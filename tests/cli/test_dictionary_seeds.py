@@ -103,6 +103,7 @@ def test_same_seeds_give_the_same_bytes(copy: Path, call: Call) -> None:
     assert (copy / COMPARED).read_bytes() == compared
 
 
+@pytest.mark.slow  # the interrupted comparison keeps finished ones in the quick tests
 def test_more_dictionaries_keep_the_finished_ones(copy: Path, call: Call) -> None:
     before = bytes_of(copy / "dictionaries" / "seed-1")
     wider = ["3" if part == "2" else part for part in call]
