@@ -86,7 +86,7 @@ def _run(argv: list[str]) -> int:
 def _sentence(error: BaseException) -> str | None:
     """The message for an error that the user can fix; None for a defect of mechprobe."""
     lack = lack_of_memory(error)
-    if lack is None and isinstance(error, SystemError) and is_limited():  # C code that lost the error of an allocation
+    if lack is None and is_limited() and _is_lost(error):
         lack = error
     if isinstance(error, OutOfMemoryError) or (isinstance(error, UserError) and lack is None):
         return str(error)
@@ -105,6 +105,11 @@ def _sentence(error: BaseException) -> str | None:
         command = getattr(context, "command_path", None) or "mechprobe"
         return f"{usage().rstrip('.')}; see `{command} --help`."
     return _of_system(error)
+
+
+def _is_lost(error: BaseException) -> bool:
+    """Whether C code lost the error of an allocation, or torch is being unloaded, because OpenMP ends the process without a thread."""
+    return isinstance(error, SystemError) or "unknown parameter type" in str(error)
 
 
 def _of_system(error: BaseException) -> str | None:

@@ -250,6 +250,19 @@ def test_a_library_that_ends_the_command_is_one_sentence(end: str, how: str) -> 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit of the address space is Linux's")
 @pytest.mark.parametrize(
+    "error", ["SystemError('error return without exception set')", "RuntimeError('unknown parameter type')"]
+)
+def test_an_error_of_c_code_under_a_limit_is_a_lack_of_memory(error: str) -> None:
+    setup = f"def run(argv):\n    raise {error}\nending._run = run"
+    command = limited(setup, "doctor")
+    _, said = command.communicate(timeout=60)
+    assert command.returncode == 2
+    assert said.startswith("mechprobe: memory ran out (")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit of the address space is Linux's")
+@pytest.mark.parametrize(
     ("arguments", "code", "said"), [(["--help"], 0, ""), (["unknown"], 2, "mechprobe: No such command 'unknown'")]
 )
 def test_a_limited_command_ends_as_any(arguments: list[str], code: int, said: str) -> None:
