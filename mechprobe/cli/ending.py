@@ -42,12 +42,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: Its arguments; None takes those of this process.
     """
-    return watched(lambda: _ended(sys.argv[1:])) if argv is None else _ended(argv)
+    return watched(lambda: _ended(sys.argv[1:], last=True)) if argv is None else _ended(argv)
 
 
-def _ended(argv: Sequence[str]) -> int:
+def _ended(argv: Sequence[str], *, last: bool = False) -> int:
+    """The exit code of a command; after the ``last`` one the process ends."""
     try:
-        with _quiet_without_memory():
+        with _quiet_without_memory(last=last):
             return _run(list(argv))
     except EndedElsewhereError as error:
         return error.exit_code
@@ -122,14 +123,18 @@ def _of_system(error: BaseException) -> str | None:
 
 
 @contextmanager
-def _quiet_without_memory() -> Iterator[None]:
-    """Without memory, also threads and destructors fail. Their tracebacks are not shown, because the command's sentence says it."""
+def _quiet_without_memory(*, last: bool = False) -> Iterator[None]:
+    """Without memory, also threads and destructors fail. Their tracebacks are not shown, because the command's sentence says it.
+
+    After the ``last`` command what runs at the end of the process fails, too.
+    """
     before = sys.unraisablehook, threading.excepthook
     sys.unraisablehook, threading.excepthook = (_unless_memory(hook, "exc_value") for hook in before)
     try:
         yield
     finally:
-        sys.unraisablehook, threading.excepthook = before
+        if not last:
+            sys.unraisablehook, threading.excepthook = before
 
 
 def _fail(sentence: str) -> int:

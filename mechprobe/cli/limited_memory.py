@@ -15,11 +15,11 @@ from mechprobe.errors import OutOfMemoryError
 
 _CHILD = "MECHPROBE_WATCHED"
 """Environment variable: the descriptor of the pipe on which a watched process sends its exit code."""
-_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""Signals by which others end a process."""
 _PR_SET_PDEATHSIG = 1
 """Linux: a process gets a signal when the one that started it ends."""
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+_OUTSIDE = (signal.SIGKILL, *_PASSED_ON)
+"""Signals by which others end a process."""
 _WITH_OPENBLAS = (("numpy._core._multiarray_umath",), ("scipy.linalg._fblas", "scipy.special._ufuncs"))
 """The modules that load an OpenBLAS: that of numpy, and that of scipy."""
 _LIBRARY, _THREAD = 64 << 20, 40 << 20
@@ -41,9 +41,10 @@ class RoomForOpenBlas:
         if not group or any(each in sys.modules for each in group):
             return
         if not _is_free(size := _LIBRARY + _threads() * _THREAD):
+            fewer = ", or set OPENBLAS_NUM_THREADS=1," if _threads() > 1 else ""
             raise OutOfMemoryError(
                 f"memory ran out: {name.partition('.')[0]} needs {size >> 20} MiB of address space to load. Raise the limit "
-                "(`ulimit -v`), or set OPENBLAS_NUM_THREADS=1, and run the same command again."
+                f"(`ulimit -v`){fewer} and run the same command again."
             )
 
 
@@ -60,7 +61,7 @@ def watched(command: Callable[[], int]) -> int:
         Its exit code; 2 where a library ended it, which one sentence says.
     """
     told = os.environ.pop(_CHILD, "")
-    if told:
+    if told.isdecimal():
         code = 1
         try:
             code = command()
@@ -70,7 +71,8 @@ def watched(command: Callable[[], int]) -> int:
         finally:
             os.write(int(told), bytes([code]))
         return code
-    if not is_limited() or "RANK" in os.environ:  # a launcher watches its processes itself
+    again = sys.argv[0] not in ("", "-")  # a program from stdin cannot be read twice
+    if not is_limited() or not again or "RANK" in os.environ:  # a launcher watches its processes itself
         return command()
     return _watch()
 

@@ -274,7 +274,9 @@ def test_a_limited_command_ends_as_any(arguments: list[str], code: int, said: st
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit of the address space is Linux's")
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, -15), (signal.SIGINT, 130), (signal.SIGHUP, -1)])
+@pytest.mark.parametrize(
+    ("sent", "code"), [(signal.SIGTERM, -15), (signal.SIGINT, 130), (signal.SIGHUP, -1), (signal.SIGUSR1, -10)]
+)
 def test_signals_reach_a_limited_command(sent: signal.Signals, code: int) -> None:
     wait = "print('ready', flush=True) or time.sleep(60)"
     command = limited(f"ending._run = lambda argv: {wait}", "doctor")
@@ -299,3 +301,28 @@ def test_a_limited_command_ends_with_the_process_that_watches_it() -> None:
             break
         time.sleep(0.1)
     assert not place.is_dir()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit of the address space is Linux's")
+def test_a_program_from_stdin_runs_under_a_limit() -> None:
+    import resource
+
+    size = 1 << 33
+    done = subprocess.run(
+        [sys.executable, "-", "--help"], input=_LIMITED.format(setup=""), capture_output=True, text=True, timeout=60, check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (size, size)),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Usage" in done.stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit of the address space is Linux's")
+def test_what_runs_at_the_end_without_memory_is_silent() -> None:
+    setup = (
+        "def late():\n    raise MemoryError\nimport atexit\nending._run = lambda argv: atexit.register(late) and late()"
+    )
+    command = limited(setup, "doctor")
+    _, said = command.communicate(timeout=60)
+    assert command.returncode == 2
+    assert said.startswith("mechprobe: memory ran out (MemoryError)")
+    assert said.count("\n") == 1

@@ -185,6 +185,6 @@ def collect(crosscoder: Crosscoder, store: RowStore, config: FeaturesConfig, *, 
         if config.bootstrap_draws:
             part = ClassEvidence.of(sums, claimed, len(sequence_starts(sample, group)))
             evidence = part if evidence is None else evidence.merge(part)
-    batches.close()
+    next(batches, None)  # counts the last batch, and ends the progress as done
     first, *others = ranks.gather(top)
     return Collected(whole, reduce(TopRows.merge, others, first), evidence)
