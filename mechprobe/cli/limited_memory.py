@@ -35,7 +35,7 @@ class RoomForOpenBlas:
         """Check the room before a module is loaded that brings OpenBLAS.
 
         Raises:
-            OutOfMemoryError: There is no room.
+            OutOfMemoryError: The limit leaves too little address space for it.
         """
         group = next((names for names in _WITH_OPENBLAS if name in names), ())
         if not group or any(each in sys.modules for each in group):

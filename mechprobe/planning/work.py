@@ -260,7 +260,7 @@ def _tasks(
 
 
 def _require_unreadable(file: str, error: Exception) -> None:
-    """Raise the error of reading a file, unless there is no such file, which a plan may assume; a damaged one would end the run."""
+    """Raise the error of reading a file where the file exists. A plan may assume a missing file; a damaged one would end the run."""
     if is_out_of_memory(error) or (file and Path(file).expanduser().exists()):
         raise error
 
